@@ -1,0 +1,1 @@
+"""The appliance: frames in, focus out, served over gRPC."""

@@ -1,0 +1,201 @@
+"""Appliance: the one thread that owns camera, motor and inference, and the rules for everybody else.
+
+A mover (focus, move, home) runs alone; a second one is told Busy at once. Measurers wait in a bounded line and
+share the newest frame: one look, taken for them or passing by in a focus job, answers all that wait. `stop`
+may be called from anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from edge_app.controller import Controller, Look, OnLook, Outcome
+from edge_app.errors import Busy, JobStopped
+from edge_app.patches import RegionOfInterest
+
+T = TypeVar("T")
+MAX_WAITING = 64
+
+
+@dataclass
+class Job:
+    """A mover: its name for others to read, its result, and whether somebody stopped it."""
+
+    name: str
+    run: Callable[[Controller], Any]
+    result: Future[Any] = field(default_factory=Future)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class _Measurement:
+    roi: RegionOfInterest | None
+    result: Future[Look] = field(default_factory=Future)
+
+
+class Appliance:
+    """Owns a controller on a thread of its own; close it, or use it in a with-block, to leave hardware at rest."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self._wake = threading.Condition()
+        self._job: Job | None = None
+        self._waiting: list[_Measurement] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="parfocal-hardware", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy_with(self) -> str:
+        """The name of the running mover, or ""."""
+        job = self._job
+        return job.name if job else ""
+
+    def run(self, name: str, call: Callable[[Controller], T]) -> Job:
+        """Hand a mover to the hardware thread.
+
+        Raises:
+            Busy: Another mover is running.
+            JobStopped: The appliance is closing.
+        """
+        with self._wake:
+            if self._closing:
+                raise JobStopped("the appliance is shutting down")
+            if self._job is not None:
+                raise Busy(f"{self._job.name} is running; wait for it to end, or stop it")
+            self._job = Job(name, call)
+            self._wake.notify()
+            return self._job
+
+    def focus(self, strategy: str, on_look: OnLook, roi: RegionOfInterest | None = None) -> Job:
+        """Start a focus job; its looks also answer those who wait for a measurement. Raises as `run`."""
+
+        def run(controller: Controller) -> Outcome:
+            def share(number: int, look: Look, why: str) -> None:
+                on_look(number, look, why)
+                self._share(look, roi)
+
+            return controller.focus(strategy, share, roi)
+
+        return self.run("focus", run)
+
+    def measure(self, roi: RegionOfInterest | None = None) -> Future[Look]:
+        """Ask for a look without a move.
+
+        Raises:
+            Busy: Too many are waiting already.
+            JobStopped: The appliance is closing.
+        """
+        with self._wake:
+            if self._closing:
+                raise JobStopped("the appliance is shutting down")
+            if len(self._waiting) >= MAX_WAITING:
+                raise Busy(f"{MAX_WAITING} measurements are waiting already; ask less often")
+            asked = _Measurement(roi)
+            self._waiting.append(asked)
+            self._wake.notify()
+            return asked.result
+
+    def stop(self, job: Job | None = None) -> bool:
+        """Halt whatever moves, or only `job` if it is still the one that runs; True if something was running."""
+        with self._wake:
+            running = self._job
+            if running is None or (job is not None and job is not running):
+                return False
+            running.stopped.set()
+            self.controller.microscope.axis.stop()
+            return True
+
+    def close(self) -> None:
+        """Stop, wait for the thread, leave camera and axis at rest."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self.stop()
+        self._thread.join(timeout=60)
+        self.controller.microscope.close()
+
+    def __enter__(self) -> Appliance:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._job or self._waiting or self._closing)
+                job, closing = self._job, self._closing
+            if job is not None:
+                self._run(job)
+            elif closing:
+                self._refuse_waiting()
+                return
+            else:
+                self._measure()
+
+    def _run(self, job: Job) -> None:
+        axis = self.controller.microscope.axis
+        try:
+            if job.stopped.is_set():
+                raise JobStopped(f"{job.name} was stopped before it began")
+            result = job.run(self.controller)
+        except BaseException as error:
+            self._finish(job)
+            job.result.set_exception(error)
+        else:
+            self._finish(job)
+            job.result.set_result(result)
+        finally:
+            if not self._closing:
+                axis.release()
+
+    def _finish(self, job: Job) -> None:
+        with self._wake:
+            if self._job is job:
+                self._job = None
+
+    def _measure(self) -> None:
+        """One look for everybody who waits with the same region."""
+        with self._wake:
+            roi = self._waiting[0].roi
+        try:
+            look = self.controller.look(roi=roi)
+        except BaseException as error:
+            for asked in self._take(roi):
+                if asked.result.set_running_or_notify_cancel():
+                    asked.result.set_exception(error)
+        else:
+            self._answer(look, roi)
+
+    def _share(self, look: Look, roi: RegionOfInterest | None) -> None:
+        """Answer waiting measurers with a look of a running job; judge its frame if the job did not."""
+        with self._wake:
+            if not any(asked.roi == roi for asked in self._waiting):
+                return
+        if look.seen.estimate is None and self.controller.model is not None:
+            look = self.controller.judge(look.frame, roi=roi)
+        if look.seen.estimate is not None:
+            self._answer(look, roi)
+
+    def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:
+        for asked in self._take(roi):
+            if asked.result.set_running_or_notify_cancel():
+                asked.result.set_result(look)
+
+    def _take(self, roi: RegionOfInterest | None) -> list[_Measurement]:
+        with self._wake:
+            taken = [asked for asked in self._waiting if asked.roi == roi]
+            self._waiting = [asked for asked in self._waiting if asked.roi != roi]
+        return taken
+
+    def _refuse_waiting(self) -> None:
+        with self._wake:
+            waiting, self._waiting = self._waiting, []
+        for asked in waiting:
+            if asked.result.set_running_or_notify_cancel():
+                asked.result.set_exception(JobStopped("the appliance is shutting down"))

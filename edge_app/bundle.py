@@ -1,0 +1,226 @@
+"""ModelBundle: a network with its passport, in one file whose every byte is accounted for.
+
+A bundle is a zip without compression that holds `manifest.json`, `manifest.sha256`, `model.onnx` and
+`golden.npz`. There is exactly one way to pack given contents, and a file that is not packed that way is
+refused; so a flipped byte anywhere, even in the zip's own headers, is found before anything is parsed further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edge_app.errors import BundleCorrupt, BundleNotFound
+from edge_app.estimate import Calibration, Verdict
+from firmware.frames import FrameOptics
+
+SUFFIX = ".parfocal"
+FACTORY = Path(__file__).parent / "models"
+_MEMBERS = ("manifest.json", "manifest.sha256", "model.onnx", "golden.npz")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+Arrays = dict[str, NDArray[Any]]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Passport(_Table):
+    """The optics that a model may be asked about."""
+
+    numerical_aperture: tuple[float, float]
+    pixel_um: tuple[float, float]
+    immersion_index: float = 1.0
+    colour: bool = True
+    range_um: float
+
+    def check(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
+        """Why a frame through these optics must not be judged, or None."""
+        fits = (
+            f"this model is for NA {self.numerical_aperture[0]:.3g} to {self.numerical_aperture[1]:.3g} and "
+            f"{self.pixel_um[0]:.3g} to {self.pixel_um[1]:.3g} um per pixel in the specimen"
+        )
+        if optics.numerical_aperture is None or optics.pixel_um is None:
+            missing = "numerical aperture" if optics.numerical_aperture is None else "pixel size in the specimen"
+            return Verdict.OPTICS_UNKNOWN, f"the {missing} is not known; {fits}. State it, or use the sweep"
+        inside = (
+            _within(optics.numerical_aperture, self.numerical_aperture)
+            and _within(optics.pixel_um, self.pixel_um)
+            and abs(optics.immersion_index - self.immersion_index) < 0.02
+        )
+        if inside:
+            return None
+        here = f"NA {optics.numerical_aperture:.3g} and {optics.pixel_um:.3g} um per pixel"
+        return Verdict.WRONG_OPTICS, f"the frame has {here}; {fits}. Train or install a bundle that fits"
+
+
+class Input(_Table):
+    """What goes in: (N, patch, patch, 3) counts."""
+
+    name: str
+    patch_px: int
+    dtype: Literal["uint8"] = "uint8"
+
+
+class Training(_Table):
+    """Where the model comes from."""
+
+    recipe: str
+    recipe_sha256: str
+    seed: int
+    commit: str
+    steps: int
+    duration_s: float
+    device: str
+    versions: dict[str, str]
+
+
+class Manifest(_Table):
+    """The passport page: what the model is, what it is for, how well it did, and the hashes of its files."""
+
+    format: Literal[1] = 1
+    name: str
+    version: str
+    description: str
+    task: str
+    family: str
+    parameters: int
+    flop_per_patch: float
+    input: Input
+    outputs: tuple[str, ...]
+    passport: Passport
+    patch_sigma_scale: float
+    frame_sigma_floor_um: float
+    metrics: dict[str, Any]
+    training: Training
+    sha256: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def calibration(self) -> Calibration:
+        """What fusing needs to know."""
+        return Calibration(self.passport.range_um, self.patch_sigma_scale, self.frame_sigma_floor_um)
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A bundle in memory, checked.
+
+    `golden_in` is (N, P, P, 3) uint8; `golden_out` maps each output's name to (N,) float32.
+    """
+
+    manifest: Manifest
+    onnx: bytes
+    golden_in: NDArray[np.uint8]
+    golden_out: Arrays
+    sha256: str
+    size_bytes: int
+
+
+def pack(manifest: Manifest, onnx: bytes, golden: bytes) -> bytes:
+    """The one encoding of a bundle; the manifest's hashes are filled in here."""
+    hashes = {"model.onnx": _sha256(onnx), "golden.npz": _sha256(golden)}
+    complete = manifest.model_copy(update={"sha256": hashes})
+    text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True).encode()
+    return _zip({
+        "manifest.json": text,
+        "manifest.sha256": _sha256(text).encode(),
+        "model.onnx": onnx,
+        "golden.npz": golden,
+    })
+
+
+def golden_bytes(counts: NDArray[np.uint8], outputs: Arrays) -> bytes:
+    """Golden inputs and outputs as reproducible npz bytes."""
+    buffers = {}
+    for name, array in {"input": counts, **outputs}.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        buffers[f"{name}.npy"] = buffer.getvalue()
+    return _zip(buffers)
+
+
+def read(path: Path) -> ModelBundle:
+    """Open a bundle and check every byte.
+
+    Raises:
+        BundleNotFound: There is no such file.
+        BundleCorrupt: It is not a bundle, or a byte is not as it was packed.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleNotFound(f"cannot read the bundle {path}: {error.strerror}") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        if tuple(members) != _MEMBERS or _zip(members) != data:
+            raise BundleCorrupt(_corrupt(path, "it is not packed as a bundle is"))
+        if _sha256(members["manifest.json"]).encode() != members["manifest.sha256"]:
+            raise BundleCorrupt(_corrupt(path, "the manifest is not the one that was packed"))
+        manifest = Manifest.model_validate_json(members["manifest.json"])
+        for name in ("model.onnx", "golden.npz"):
+            if manifest.sha256.get(name) != _sha256(members[name]):
+                raise BundleCorrupt(_corrupt(path, f"{name} is not the one that was packed"))
+        with np.load(io.BytesIO(members["golden.npz"]), allow_pickle=False) as golden:
+            arrays: Arrays = {name: golden[name] for name in golden.files}
+    except (zipfile.BadZipFile, ValidationError, KeyError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise BundleCorrupt(_corrupt(path, str(error).splitlines()[0])) from error
+    counts = arrays.pop("input")
+    return ModelBundle(manifest, members["model.onnx"], counts, arrays, _sha256(data), len(data))
+
+
+def find(name: str) -> Path:
+    """A bundle by path, or a factory bundle by name (`factory` is the first).
+
+    Raises:
+        BundleNotFound: Neither.
+    """
+    shipped = factory_bundles()
+    if name == "factory" and shipped:
+        return shipped[0]
+    for path in (Path(name), FACTORY / f"{name}{SUFFIX}"):
+        if path.is_file():
+            return path
+    known = ", ".join(p.name[: -len(SUFFIX)] for p in shipped) or "none"
+    raise BundleNotFound(f"there is no bundle {name!r}; give a {SUFFIX} file or a factory bundle: {known}")
+
+
+def factory_bundles() -> list[Path]:
+    """The bundles that ship, in order of name."""
+    return sorted(FACTORY.glob(f"*{SUFFIX}"))
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _corrupt(path: Path, what: str) -> str:
+    return f"the bundle {path.name} is damaged: {what}; fetch it again"

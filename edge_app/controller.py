@@ -1,0 +1,269 @@
+"""The line from camera to motor: one look (capture, cut, reject, infer, fuse), one decision, one move.
+
+Read this file first. Everything here runs on the one hardware thread; only `stop` comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from edge_app.errors import RuntimeFailed, UnknownStrategy
+from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
+from edge_app.measures import sharpness
+from edge_app.model import Model
+from edge_app.patches import PatchGrid, RegionOfInterest, content
+from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, shown_better
+from firmware import plugins
+from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
+from firmware.frames import Frame
+from firmware.microscope import Microscope
+
+STRATEGIES = "edge_app.strategies"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A frame and what it was found to show; `stage_ms` says where the time went."""
+
+    frame: Frame
+    seen: Observation
+    stage_ms: dict[str, float]
+
+
+class Ending(Enum):
+    """Where a focus job left the axis."""
+
+    FOCUSED = "focused"
+    RETURNED = "returned to its start"
+    STAYED = "never moved"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a focus job ended. `verdict` is that of the look that decided; positions in um."""
+
+    ending: Ending
+    verdict: Verdict
+    sentence: str
+    start_um: float
+    end_um: float
+    frames: int
+    moves: int
+    duration_s: float
+    strategy: str
+    last: DefocusEstimate | None
+
+
+@dataclass
+class _Job:
+    strategy: str
+    start_um: float
+    began_s: float
+    looks: list[Look] = field(default_factory=list)
+    moves: int = 0
+
+
+class StrategyModule(Protocol):
+    """What a file in strategies/ holds."""
+
+    SUMMARY: str
+    NEEDS_MODEL: bool
+
+    def plan(self, first: Observation, ground: Ground) -> Plan:
+        """Decide, look by look."""
+        ...
+
+
+OnLook = Callable[[int, Look, str], None]
+
+
+class Controller:
+    """One microscope, at most one model, and the order in which things happen."""
+
+    def __init__(self, microscope: Microscope, model: Model | None) -> None:
+        self.microscope = microscope
+        self.model = model
+
+    def look(self, ask: bool = True, roi: RegionOfInterest | None = None) -> Look:
+        """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one estimate.
+
+        Raises:
+            CameraError: No frame could be had.
+            GridTooLarge: Not one patch fits the frame or the region.
+            RuntimeFailed: A model is needed and there is none, or it failed.
+        """
+        watch = _Stopwatch()
+        with watch("capture"):
+            frame = self.microscope.capture()
+        return self.judge(frame, ask, roi, watch)
+
+    def judge(
+        self, frame: Frame, ask: bool = True, roi: RegionOfInterest | None = None, watch: Stopwatch | None = None
+    ) -> Look:
+        """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`."""
+        watch = watch or Stopwatch()
+        with watch("convert"):
+            rgb = frame.as_rgb8()
+            grid = PatchGrid.fit(frame.height_px, frame.width_px, roi=roi)
+        with watch("reject"):
+            seen = content(rgb, grid)
+            informative = seen.informative
+        with watch("sharpness"):
+            sharp = sharpness(rgb, grid)
+        estimate = None
+        if ask:
+            model = self._needed_model()
+            estimate = self._refusal(frame, grid) or screen(seen, grid)
+            if estimate is None:
+                with watch("cut"):
+                    counts = grid.cut(rgb, informative)
+                with watch("infer"):
+                    outputs = model.infer(counts)
+                with watch("fuse"):
+                    estimate = model.answer(outputs, informative, grid)
+        observation = Observation(frame.z_um, estimate, sharp, informative, frame.fresh)
+        return Look(frame, observation, watch.ms)
+
+    def focus(self, strategy: str, on_look: OnLook, roi: RegionOfInterest | None = None) -> Outcome:
+        """Run one strategy to its end; never leave the axis worse off than it was.
+
+        The job ends at its start again unless there is evidence beyond the estimate (the sharpness of the same
+        patches) that its last position is better.
+
+        Args:
+            strategy: A file in strategies/.
+            on_look: Called with each look's number, the look, and what is done next.
+            roi: Look at this part of the sensor only.
+
+        Raises:
+            UnknownStrategy: There is no such strategy.
+            FirmwareError: Camera or axis failed; the axis is at rest.
+            AppError: The model failed or the grid does not fit.
+        """
+        module = self._strategy(strategy)
+        axis = self.microscope.axis
+        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s())
+        travel = self.microscope.job_travel()
+
+        def look() -> Observation:
+            job.looks.append(self.look(module.NEEDS_MODEL, roi))
+            return job.looks[-1].seen
+
+        try:
+            first = look()
+            plan: Plan = module.plan(first, self._ground(travel.low_um, travel.high_um))
+            decision = _next(plan)
+            while isinstance(decision, MoveTo):
+                on_look(len(job.looks), job.looks[-1], decision.why)
+                axis.move_to(decision.z_um, travel)
+                job.moves += 1
+                decision = _next(plan, look())
+            on_look(len(job.looks), job.looks[-1], decision.why)
+        except MotionStopped as stopped:
+            return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
+        except TravelSpent as spent:
+            return self._came_back(job, GiveUp(Verdict.OK, str(spent)))
+        except Exception:
+            self._retreat(job)
+            raise
+        return self._conclude(job, decision)
+
+    def _conclude(self, job: _Job, decision: Settled | GiveUp) -> Outcome:
+        first, last = job.looks[0].seen, job.looks[-1].seen
+        if job.moves == 0:
+            verdict = decision.verdict if isinstance(decision, GiveUp) else Verdict.OK
+            return self._outcome(job, Ending.STAYED, verdict, decision.why)
+        if isinstance(decision, Settled) and shown_better(first, last):
+            deciding = first.estimate.verdict if first.estimate else Verdict.OK
+            return self._outcome(job, Ending.FOCUSED, deciding, decision.why)
+        if isinstance(decision, Settled):
+            decision = GiveUp(Verdict.OK, f"{decision.why}, but no sharper than the start")
+        return self._came_back(job, decision)
+
+    def _came_back(self, job: _Job, decision: GiveUp) -> Outcome:
+        """The one mechanism that returns to the start."""
+        try:
+            self.microscope.axis.move_to(job.start_um)
+        except MotionStopped as stopped:
+            return self._outcome(job, Ending.STOPPED, decision.verdict, str(stopped))
+        job.moves += 1
+        return self._outcome(job, Ending.RETURNED, decision.verdict, f"{decision.why}; went back to the start")
+
+    def _retreat(self, job: _Job) -> None:
+        """After a fault: try to go back to the start, and let the fault speak."""
+        with suppress(FirmwareError):
+            self.microscope.axis.move_to(job.start_um)
+
+    def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
+        return Outcome(
+            ending=ending,
+            verdict=verdict,
+            sentence=sentence,
+            start_um=job.start_um,
+            end_um=self.microscope.axis.z_um,
+            frames=len(job.looks),
+            moves=job.moves,
+            duration_s=self.microscope.clock.now_s() - job.began_s,
+            strategy=job.strategy,
+            last=job.looks[-1].seen.estimate if job.looks else None,
+        )
+
+    def _refusal(self, frame: Frame, grid: PatchGrid) -> DefocusEstimate | None:
+        if not frame.fresh:
+            sentence = "the camera only gave frames from before the move; check its buffers, or raise flush_frames"
+            return refuse(Verdict.STALE_FRAME, sentence, grid)
+        return self._needed_model().refuses(frame.optics, grid)
+
+    def _needed_model(self) -> Model:
+        if self.model is None:
+            raise RuntimeFailed("no model is loaded; install a bundle, or use the strategy sweep")
+        return self.model
+
+    def _ground(self, low_um: float, high_um: float) -> Ground:
+        focus = self.microscope.profile.focus
+        return Ground(
+            low_um,
+            high_um,
+            self.microscope.objective.depth_of_field_um or focus.sweep_fine_um,
+            focus.sweep_coarse_um,
+            focus.sweep_fine_um,
+            focus.sweep_half_range_um,
+        )
+
+    def _strategy(self, name: str) -> StrategyModule:
+        try:
+            module: StrategyModule = plugins.load(STRATEGIES, name)  # type: ignore[assignment]
+        except UnknownPlugin as error:
+            raise UnknownStrategy(str(error)) from error
+        return module
+
+
+def _next(plan: Plan, seen: Observation | None = None) -> MoveTo | Settled | GiveUp:
+    """The plan's next decision; its return value is the last one."""
+    try:
+        return next(plan) if seen is None else plan.send(seen)
+    except StopIteration as ended:
+        end: Settled | GiveUp = ended.value
+        return end
+
+
+class Stopwatch:
+    """Adds up how long each named stage took, in ms."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a with-block under a name."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[stage] = self.ms.get(stage, 0.0) + (time.perf_counter() - began) * 1e3

@@ -1,0 +1,49 @@
+"""Everything that can go wrong in the appliance, as one tree; faults of the board are in firmware.errors."""
+
+
+class AppError(Exception):
+    """A fault of the appliance: its configuration, a model, a runtime, or a request it cannot serve."""
+
+
+class GridTooLarge(AppError):
+    """A patch grid or region does not fit the frame."""
+
+
+class BadSettings(AppError):
+    """The configuration has an unknown key or a value that cannot be."""
+
+
+class BadRequest(AppError):
+    """A request holds a value that cannot be (NaN, a negative size, an unknown name)."""
+
+
+class UnknownStrategy(BadRequest):
+    """A request names a strategy that is not in the folder."""
+
+
+class BundleError(AppError):
+    """A model bundle cannot be used."""
+
+
+class BundleCorrupt(BundleError):
+    """A bundle's bytes are not those that were packed."""
+
+
+class BundleNotFound(BundleError):
+    """No bundle of that name."""
+
+
+class RuntimeFailed(AppError):
+    """An inference runtime is missing or refused the model."""
+
+
+class Busy(AppError):
+    """Another job holds the hardware; try again when it has ended."""
+
+
+class JobStopped(AppError):
+    """The job was stopped, by request or because its client went away."""
+
+
+class AddressInUse(AppError):
+    """The listening address cannot be bound."""

@@ -1,0 +1,60 @@
+"""Model: a bundle loaded into a runtime, with the task that gives its numbers a meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_app import bundle as bundles
+from edge_app.bundle import ModelBundle
+from edge_app.estimate import DefocusEstimate, refuse
+from edge_app.patches import PatchGrid
+from edge_app.runtime import Runtime, open_runtime
+from firmware import plugins
+from firmware.frames import FrameOptics
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the controller asks."""
+
+    bundle: ModelBundle
+    runtime: Runtime
+    task: ModuleType
+
+    @property
+    def label(self) -> str:
+        """Name and version of the bundle."""
+        return self.bundle.manifest.label
+
+    def refuses(self, optics: FrameOptics, grid: PatchGrid) -> DefocusEstimate | None:
+        """The refusal for a frame through these optics, or None if the passport accepts them."""
+        reason = self.bundle.manifest.passport.check(optics)
+        return None if reason is None else refuse(*reason, grid)
+
+    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """The network's raw outputs for patches (K, P, P, 3) uint8, in one batch."""
+        return self.runtime.infer(counts)
+
+    def answer(
+        self, outputs: dict[str, NDArray[np.float32]], informative: NDArray[np.bool_], grid: PatchGrid
+    ) -> DefocusEstimate:
+        """What the outputs for the informative patches mean, as one estimate."""
+        estimate: DefocusEstimate = self.task.answer(outputs, informative, grid, self.bundle.manifest)
+        return estimate
+
+
+def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:
+    """Read, check and load a bundle.
+
+    Raises:
+        BundleError: It is missing or damaged.
+        RuntimeFailed: No runtime can execute it as the golden outputs demand.
+    """
+    checked = bundles.read(path)
+    task = plugins.load("edge_app.tasks", checked.manifest.task)
+    return Model(checked, open_runtime(checked, runtime, threads), task)

@@ -1,0 +1,1 @@
+"""The board: camera, Z axis, light and mechanics; nothing here knows a model or a network."""

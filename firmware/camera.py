@@ -1,0 +1,102 @@
+"""Camera: what every camera promises, whatever takes the picture.
+
+A driver only hands over exposures in the order in which they come (`_next`); the base decides which of them
+began late enough to be an answer, develops that one alone, and turns a driver's failure into one error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from firmware.clock import Clock
+from firmware.errors import CameraError, CameraTimeout, FirmwareError
+from firmware.frames import Frame, FrameOptics, Pixels
+from firmware.profile import CameraProfile
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """A frame still in the driver's hands: when it was exposed (board clock) and how to get its pixels."""
+
+    started_s: float
+    ended_s: float
+    develop: Callable[[], Pixels]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def middle_s(self) -> float:
+        """Mid-exposure."""
+        return 0.5 * (self.started_s + self.ended_s)
+
+
+class Camera(ABC):
+    """A camera of one board.
+
+    Promise: `capture` returns a frame whose exposure began after `not_before_s`, or one marked `fresh=False`
+    when the camera kept handing out older ones; frames that are passed over are never developed.
+    """
+
+    def __init__(self, profile: CameraProfile, clock: Clock, board: str = "") -> None:
+        self.profile = profile
+        self._clock = clock
+        self._board = board
+        self._closed = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        return self.profile.height_px, self.profile.width_px
+
+    def capture(self, not_before_s: float, z_at: Callable[[float], float], optics: FrameOptics) -> Frame:
+        """Take the first frame exposed after a moment.
+
+        Args:
+            not_before_s: Board clock; normally when the axis came to rest.
+            z_at: Axis position in um at a time on the board clock.
+            optics: What stands before the camera, written into the frame.
+
+        Raises:
+            CameraTimeout: No frame came within the profile's timeout.
+            CameraError: The driver failed or the camera is gone.
+        """
+        if self._closed:
+            raise CameraError("the camera is closed; open the microscope again")
+        deadline = self._clock.now_s() + self.profile.timeout_ms / 1e3
+        for _ in range(self.profile.flush_frames):
+            exposure = self._guarded(lambda: self._next(deadline - self._clock.now_s()))
+            fresh = exposure.started_s >= not_before_s
+            if fresh or self._clock.now_s() > deadline:
+                break
+        pixels = self._guarded(exposure.develop)
+        return Frame(
+            pixels=pixels,
+            z_um=z_at(exposure.middle_s),
+            captured_at_s=exposure.middle_s,
+            exposure_ms=(exposure.ended_s - exposure.started_s) * 1e3,
+            fresh=fresh,
+            board=self._board,
+            optics=optics,
+            settings=exposure.settings,
+        )
+
+    def close(self) -> None:
+        """Let go of the device; capturing afterwards is an error."""
+        self._closed = True
+
+    @abstractmethod
+    def _next(self, timeout_s: float) -> Exposure:
+        """The next exposure in the camera's own order; raise CameraTimeout when none comes in time."""
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except FirmwareError:
+            raise
+        except TimeoutError as error:
+            raise CameraTimeout(f"the camera delivered no frame within {self.profile.timeout_ms:.0f} ms") from error
+        except Exception as error:
+            message = f"the camera driver {self.profile.driver!r} failed: {error}; check its cable and power"
+            raise CameraError(message) from error

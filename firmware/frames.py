@@ -1,0 +1,67 @@
+"""A frame: pixels, and everything that must be known about how they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+"""(H, W, 3) RGB or (H, W) grey; 8 or 16 bit; larger is brighter."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class FrameOptics:
+    """What is known of the optics behind a frame; None where it is not known.
+
+    `pixel_um` is the camera's pixel seen in the specimen.
+    """
+
+    numerical_aperture: float | None = None
+    pixel_um: float | None = None
+    immersion_index: float = 1.0
+    objective: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One exposure.
+
+    `z_um` is the axis position at mid-exposure (`captured_at_s`, board clock). `fresh` is False when the
+    camera could not show that the exposure began after the move that asked for it.
+    """
+
+    pixels: Pixels
+    z_um: float
+    captured_at_s: float
+    exposure_ms: float
+    fresh: bool = True
+    board: str = ""
+    optics: FrameOptics = FrameOptics()
+    settings: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def height_px(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width_px(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+    def as_rgb8(self) -> NDArray[np.uint8]:
+        """The frame as (H, W, 3) uint8; 16-bit frames are scaled by their own maximum, grey is repeated."""
+        pixels = self.pixels
+        if pixels.dtype != np.uint8:
+            full = max(int(pixels.max(initial=1)), 1)
+            pixels = (pixels.astype(np.float32) * (255.0 / full) + 0.5).astype(np.uint8)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        return pixels

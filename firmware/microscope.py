@@ -1,0 +1,103 @@
+"""Microscope: one board, opened: its camera, its Z axis and the objective in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from firmware import plugins
+from firmware.camera import Camera
+from firmware.clock import Clock, SystemClock
+from firmware.errors import ProfileError
+from firmware.frames import Frame
+from firmware.profile import BoardProfile, Objective
+from firmware.simulation import World
+from firmware.zaxis import Travel, ZAxis
+
+
+@dataclass
+class Microscope:
+    """Camera, axis and objectives of one board; `world` is there on simulated and replayed boards only."""
+
+    profile: BoardProfile
+    camera: Camera
+    axis: ZAxis
+    clock: Clock
+    objective: Objective
+    world: World | None = None
+
+    def capture(self) -> Frame:
+        """A frame exposed after the axis came to rest, with its z at mid-exposure. Raises as `Camera.capture`."""
+        optics = self.profile.frame_optics(self.objective)
+        return self.camera.capture(self.axis.at_rest_since_s, self.axis.z_at, optics)
+
+    def job_travel(self) -> Travel:
+        """The travel that one job may use from here."""
+        focus = self.profile.focus
+        return self.axis.travel(focus.towards_um, focus.away_um, focus.path_um)
+
+    def select_objective(self, name: str) -> float:
+        """Note that another objective is in place and go by the difference of the parfocal offsets.
+
+        Returns:
+            The distance moved, um.
+
+        Raises:
+            ProfileError: The board has no such objective.
+            AxisError: As `ZAxis.move_by`.
+        """
+        known = {o.name: o for o in self.profile.objective}
+        if name not in known:
+            raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {', '.join(known)}")
+        difference_um = known[name].parfocal_offset_um - self.objective.parfocal_offset_um
+        if difference_um:
+            self.axis.move_by(difference_um)
+        self.objective = known[name]
+        if self.world is not None:
+            self.world.choose_objective(name)
+        return difference_um
+
+    def close(self) -> None:
+        """Leave the hardware at rest."""
+        self.axis.close()
+        self.camera.close()
+
+    def __enter__(self) -> Microscope:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Microscope:
+    """Open what a board file describes, and home the axis where the file asks for it.
+
+    Raises:
+        FirmwareError: A driver is unknown, its library is missing, or the device does not answer.
+    """
+    clock = clock or SystemClock()
+    world = World(profile, clock) if profile.simulation is not None else None
+    axis: ZAxis = plugins.load("firmware.axes", profile.axis.driver).open_axis(profile, clock, world)
+    try:
+        camera: Camera = plugins.load("firmware.cameras", profile.camera.driver).open_camera(profile, clock, world)
+        if profile.axis.home_at_start:
+            axis.home()
+    except BaseException:
+        axis.close()
+        raise
+    return Microscope(profile, camera, axis, clock, profile.objective[0], world)
+
+
+def with_simulation(profile: BoardProfile, **flaws: object) -> BoardProfile:
+    """The same simulated board with other flaws.
+
+    Raises:
+        ProfileError: The board is not simulated.
+    """
+    if profile.simulation is None:
+        raise ProfileError(f"board {profile.name!r} has no [simulation] table")
+    return profile.model_copy(update={"simulation": {**profile.simulation, **flaws}})
+
+

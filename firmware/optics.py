@@ -1,0 +1,281 @@
+"""The light: from what a specimen absorbs to the counts of a camera, at any defocus (pure functions).
+
+Incoherent bright field. The specimen is a thin transmission exp(-absorbance). Each wavelength has a
+circularly symmetric pupil with exact (not paraxial) defocus, primary spherical aberration and longitudinal
+colour; its optical transfer function (OTF) multiplies the specimen's spectrum; the pixel integrates; the
+sensor samples, mixes colours, adds shot and read noise, and quantises.
+
+Defocus is positive when the objective is farther from the specimen than in focus, in um of objective
+travel, zero where green (535 nm) has its best Strehl ratio.
+
+Source: J. W. Goodman, Introduction to Fourier Optics, chapters 6 (OTF, aberrations) and 7; the Hankel pair
+for symmetric pupils is his section 2.1. Exact defocus phase: S. F. Gibson and F. Lanni, JOSA A 8, 1601 (1991).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+GREEN_NM = 535.0
+_TAIL_UM = 8.0
+_FREQUENCIES = 384
+
+
+def depth_of_field_um(numerical_aperture: float, immersion_index: float = 1.0) -> float:
+    """Depth of field n lambda / NA^2 at 535 nm, in um: the one place where it is computed."""
+    return immersion_index * GREEN_NM * 1e-3 / numerical_aperture**2
+
+
+def spread_um(defocus_um: float, numerical_aperture: float, immersion_index: float = 1.0) -> float:
+    """Radius of the geometric blur |z| tan(asin(NA/n)): how far light wanders sideways, in um."""
+    return abs(defocus_um) * math.tan(math.asin(numerical_aperture / immersion_index))
+
+
+@dataclass(frozen=True)
+class Optics:
+    """One objective with its aberrations, as light sees it.
+
+    `longitudinal_colour_um` are the focus shifts of the red, green and blue channel centres (positive: that
+    colour focuses farther from the specimen); lines between are interpolated over wavelength.
+    `spherical_waves` is Seidel's W040 in waves at 535 nm. `lines_nm` are the wavelengths of R, G, B.
+    """
+
+    numerical_aperture: float = 0.75
+    pixel_um: float = 0.1725
+    immersion_index: float = 1.0
+    spherical_waves: float = 0.15
+    longitudinal_colour_um: tuple[float, float, float] = (0.5, 0.0, -0.4)
+    lines_nm: tuple[tuple[float, ...], ...] = ((610.0, 630.0), (525.0, 545.0), (450.0, 470.0))
+
+    @property
+    def shortest_um(self) -> float:
+        """The shortest wavelength, in um."""
+        return min(min(lines) for lines in self.lines_nm) * 1e-3
+
+    @property
+    def cutoff_per_um(self) -> float:
+        """The highest spatial frequency any colour passes, 2 NA / lambda, in cycles per um."""
+        return 2.0 * self.numerical_aperture / self.shortest_um
+
+    def line_shifts_um(self) -> tuple[tuple[float, ...], ...]:
+        """Focus shift of every line, by its wavelength, in um."""
+        centres = [float(np.mean(lines)) for lines in self.lines_nm]
+        order = np.argsort(centres)
+        x = np.asarray(centres)[order]
+        y = np.asarray(self.longitudinal_colour_um)[order]
+        return tuple(tuple(_extrapolate(line, x, y) for line in lines) for lines in self.lines_nm)
+
+
+def _extrapolate(at: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    k = int(np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2))
+    return float(y[k] + (y[k + 1] - y[k]) * (at - x[k]) / (x[k + 1] - x[k]))
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """A camera as a counter of photons.
+
+    `exposure` is the share of full scale that clear glass reaches; `gains` are the channels' relative
+    responses; `crosstalk[i][j]` is the share of channel j that channel i sees. Charge is in electrons.
+    """
+
+    full_well_e: float = 9000.0
+    read_noise_e: float = 8.0
+    exposure: float = 0.82
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    crosstalk: tuple[tuple[float, float, float], ...] = ((0.90, 0.08, 0.02), (0.06, 0.88, 0.06), (0.02, 0.10, 0.88))
+    bits: int = 8
+
+
+def bessel_j0(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """J0 for x >= 0, absolute error under 1e-7 (Abramowitz and Stegun, 9.4.1 and 9.4.3)."""
+    s = np.minimum(x, 3.0) / 3.0
+    s *= s
+    small = 1 + s * (
+        -2.2499997 + s * (1.2656208 + s * (-0.3163866 + s * (0.0444479 + s * (-0.0039444 + s * 0.00021))))
+    )
+    t = 3.0 / np.maximum(x, 3.0)
+    size = 0.79788456 + t * (
+        -0.00000077
+        + t * (-0.0055274 + t * (-0.00009512 + t * (0.00137237 + t * (-0.00072805 + t * 0.00014476))))
+    )
+    angle = (
+        x
+        - 0.78539816
+        + t
+        * (
+            -0.04166397
+            + t * (-0.00003954 + t * (0.00262573 + t * (-0.00054125 + t * (-0.00029333 + t * 0.00013558))))
+        )
+    )
+    return np.where(x < 3.0, small, size * np.cos(angle) / np.sqrt(np.maximum(x, 3.0)))
+
+
+@lru_cache(maxsize=64)
+def _quadrature(nodes: int, end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, weights = np.polynomial.legendre.leggauss(nodes)
+    return 0.5 * end * (x + 1.0), 0.5 * end * weights
+
+
+class PupilTable:
+    """Radial OTFs of one `Optics` for any defocus up to `reach_um`; build once, ask often."""
+
+    def __init__(self, optics: Optics, reach_um: float) -> None:
+        self.optics = optics
+        self.reach_um = reach_um
+        na, n = optics.numerical_aperture, optics.immersion_index
+        self._shifts = optics.line_shifts_um()
+        farthest = reach_um + max(abs(s) for shifts in self._shifts for s in shifts) + 1.0
+        radius = spread_um(farthest, na, n) + _TAIL_UM
+        cycles = farthest * (n - math.sqrt(n * n - na * na)) / optics.shortest_um + radius * na / optics.shortest_um
+        rho, weights = _quadrature(int(96 + 4 * cycles), 1.0)
+        self._rho = rho
+        self._measure = weights * rho
+        r, weights = _quadrature(int(32 + 3 * radius * optics.cutoff_per_um), radius)
+        self.frequencies_per_um = np.linspace(0.0, optics.cutoff_per_um, _FREQUENCIES)
+        hankel = bessel_j0(2 * np.pi * np.outer(r, self.frequencies_per_um))
+        self._to_otf = (hankel * (weights * r)[:, None]).astype(np.float32)
+        self._to_field = {
+            line: bessel_j0(2 * np.pi * na / (line * 1e-3) * np.outer(rho, r)).astype(np.float32)
+            for lines in optics.lines_nm
+            for line in lines
+        }
+        self._zero_um = self._best_green_um()
+
+    def radial_otf(self, defocus_um: NDArray[np.float64] | float) -> Floats:
+        """OTF of every channel at each defocus: (Z, C, F) float32, real because the pupils are symmetric."""
+        z = np.atleast_1d(np.asarray(defocus_um, dtype=np.float64))
+        if np.abs(z).max() > self.reach_um + 1e-6:
+            raise ValueError(f"defocus {np.abs(z).max():.2f} um is beyond this table's {self.reach_um:.2f} um")
+        channels = [self._channel(z, lines, shifts) for lines, shifts in zip(self.optics.lines_nm, self._shifts, strict=True)]
+        return np.stack(channels, axis=1)
+
+    def _channel(self, z: NDArray[np.float64], lines: tuple[float, ...], shifts: tuple[float, ...]) -> Floats:
+        total = np.zeros((len(z), _FREQUENCIES), np.float32)
+        for line, shift in zip(lines, shifts, strict=True):
+            pupil = (self._measure * np.exp(1j * self._phase(z + self._zero_um - shift, line))).astype(np.complex64)
+            field = pupil.real @ self._to_field[line] + 1j * (pupil.imag @ self._to_field[line])
+            psf = field.real**2 + field.imag**2
+            otf = psf @ self._to_otf
+            total += otf / otf[:, :1]
+        return total / np.float32(len(lines))
+
+    def _phase(self, z: NDArray[np.float64], line_nm: float) -> NDArray[np.float64]:
+        na, n, rho = self.optics.numerical_aperture, self.optics.immersion_index, self._rho
+        path_um = np.outer(z, np.sqrt(n * n - (na * rho) ** 2) - n)
+        aberration_um = self.optics.spherical_waves * GREEN_NM * 1e-3 * rho**4
+        return 2 * np.pi / (line_nm * 1e-3) * (path_um + aberration_um)
+
+    def _best_green_um(self) -> float:
+        span = 1.5 * depth_of_field_um(self.optics.numerical_aperture, self.optics.immersion_index)
+        z = np.linspace(-span, span, 601)
+        strehl = np.abs(np.exp(1j * self._phase(z, GREEN_NM)) @ self._measure)
+        return float(z[int(np.argmax(strehl))])
+
+
+def fine_ratio(optics: Optics) -> tuple[int, int]:
+    """(a, b) such that pixel * a / b is the render pitch: no coarser than lambda_min / (4 NA).
+
+    Raises:
+        ValueError: The pixels are more than twice too coarse for these optics.
+    """
+    limit = optics.shortest_um / (4.0 * optics.numerical_aperture) / optics.pixel_um
+    for a, b in ((1, 1), (5, 6), (4, 5), (3, 4), (2, 3), (3, 5), (1, 2)):
+        if a / b <= limit:
+            return a, b
+    raise ValueError(f"a pixel of {optics.pixel_um} um undersamples NA {optics.numerical_aperture} too far")
+
+
+def good_size(at_least: int, a: int, b: int) -> int:
+    """The smallest pixel count >= `at_least` whose transforms, here and on the fine grid, are quick."""
+    size = -(-at_least // a) * a
+    while not (_smooth(size) and _smooth(size // a * b) and size % 2 == 0 and (size // a * b) % 2 == 0):
+        size += a
+    return size
+
+
+def _smooth(n: int) -> bool:
+    for p in (2, 3, 5):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+@lru_cache(maxsize=16)
+def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> tuple[NDArray[np.int32], Floats]:
+    fy = np.fft.fftfreq(fine, pitch_um)
+    fx = np.fft.rfftfreq(fine, pitch_um)
+    radius = np.hypot(fy[:, None], fx[None, :]) * ((_FREQUENCIES * 8 - 1) / cutoff_per_um)
+    index = np.minimum(radius + 0.5, _FREQUENCIES * 8).astype(np.int32)
+    pixel = np.sinc(fy * pixel_um)[:, None] * np.sinc(fx * pixel_um)[None, :]
+    return index, pixel.astype(np.float32)
+
+
+def _fold(spectrum: NDArray[np.complex64], out: int) -> NDArray[np.complex64]:
+    """Sample in space by folding a half spectrum (n, n/2+1) onto (out, out/2+1): aliases land where they do."""
+    n = spectrum.shape[0]
+    if out == n:
+        return spectrum
+    keep, extra = out // 2, n // 2 - out // 2
+    rows = np.zeros((out, spectrum.shape[1]), np.complex64)
+    rows[:keep] = spectrum[:keep]
+    rows[-keep:] += spectrum[-keep:]
+    rows[keep : keep + extra + 1] += spectrum[keep : keep + extra + 1]
+    rows[out - keep - extra : out - keep] += spectrum[n - n // 2 : n - keep]
+    folded = rows[:, : keep + 1].copy()
+    mirrored = np.roll(rows[::-1], 1, axis=0)
+    folded[:, keep - extra : keep + 1] += np.conj(mirrored[:, keep : keep + extra + 1][:, ::-1])
+    return folded
+
+
+def image(transmission: Floats, table: PupilTable, otf: Floats) -> Floats:
+    """What ideal pixels see of a square piece of specimen.
+
+    Args:
+        transmission: (C, n, n) float32 on the fine pitch of `fine_ratio`; taken as periodic, so keep a margin
+            of at least `spread_um` and throw it away afterwards.
+        table: The pupils (for optics and frequency scale).
+        otf: (C, F) radial OTFs from `PupilTable.radial_otf`.
+
+    Returns:
+        (C, m, m) float32 mean transmission per pixel, m = n * a / b.
+    """
+    optics = table.optics
+    a, b = fine_ratio(optics)
+    n = transmission.shape[-1]
+    m = n // b * a
+    index, pixel = _grid(n, optics.pixel_um * a / b, optics.cutoff_per_um, optics.pixel_um)
+    fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
+    result = np.empty((transmission.shape[0], m, m), np.float32)
+    for c in range(transmission.shape[0]):
+        dense = np.interp(fine, np.arange(_FREQUENCIES), otf[c])
+        radial = np.append(dense, 0.0).astype(np.float32)
+        spectrum = np.fft.rfft2(transmission[c])
+        spectrum *= radial[index]
+        spectrum *= pixel
+        result[c] = np.fft.irfft2(_fold(spectrum, m), s=(m, m))
+    return result * np.float32((m / n) ** 2)
+
+
+def expose(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Turn mean transmission (3, H, W) into counts (H, W, 3): colour mixing, noise, quantisation.
+
+    Shot noise is Gaussian with the Poisson variance, which is exact enough above some ten electrons.
+    """
+    mix = np.asarray(sensor.crosstalk, np.float32) * np.asarray(sensor.gains, np.float32)[:, None]
+    charge = np.tensordot(light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1]))
+    np.maximum(charge, 0.0, out=charge)
+    noise = rng.standard_normal(charge.shape, dtype=np.float32)
+    noise *= np.sqrt(charge + np.float32(sensor.read_noise_e**2))
+    charge += noise
+    full = float(2**sensor.bits - 1)
+    charge *= np.float32(full / sensor.full_well_e)
+    charge += np.float32(0.5)
+    np.clip(charge, 0.0, full, out=charge)
+    return charge.astype(np.uint8 if sensor.bits <= 8 else np.uint16)

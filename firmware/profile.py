@@ -1,0 +1,162 @@
+"""The board file: what is bolted to this microscope, read from TOML with unknown keys refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from firmware.errors import ProfileError
+from firmware.frames import FrameOptics
+from firmware.optics import depth_of_field_um
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BOARDS = Path(__file__).parent / "boards"
+
+
+class Table(BaseModel):
+    """One table of a board file: immutable, unknown keys refused, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Objective(Table):
+    """One objective; `numerical_aperture` and `pixel_um` may be unknown (a recording without them)."""
+
+    name: str
+    magnification: float | None = Field(default=None, gt=0)
+    numerical_aperture: float | None = Field(default=None, gt=0, lt=1.6)
+    immersion_index: float = Field(default=1.0, ge=1.0, le=1.7)
+    parfocal_offset_um: float = 0.0
+
+    @property
+    def depth_of_field_um(self) -> float | None:
+        """Depth of field at 535 nm, or None where the aperture is unknown."""
+        if self.numerical_aperture is None:
+            return None
+        return depth_of_field_um(self.numerical_aperture, self.immersion_index)
+
+
+class CameraProfile(Table):
+    """A camera: `pixel_um` is the pitch on the sensor; `options` go to the driver, which checks them."""
+
+    driver: str
+    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    pixel_um: float | None = Field(default=None, gt=0)
+    colour: bool = True
+    bits: int = Field(default=8, ge=8, le=16)
+    exposure_ms: float = Field(default=8.0, gt=0)
+    timeout_ms: float = Field(default=4000.0, gt=0)
+    flush_frames: int = Field(default=8, ge=1)
+    options: dict[str, Any] = {}
+
+
+class AxisProfile(Table):
+    """A Z axis. `z_um` grows away from the specimen; `direction` maps the motor's positive steps onto it.
+
+    `homing` says how the axis learns where it is: a limit switch, or `set-zero` inside a declared window.
+    `backlash_um` is what the final approach takes out, always towards the specimen, so that the overshoot
+    goes away from it. An axis that does not know where it is may move `blind_um` in all.
+    """
+
+    driver: str
+    um_per_step: float = Field(gt=0)
+    direction: Literal[1, -1] = 1
+    low_um: float
+    high_um: float
+    homing: Literal["switch", "window"] = "switch"
+    home_at_start: bool = False
+    backlash_um: float = Field(default=0.0, ge=0)
+    settle_ms: float = Field(default=80.0, ge=0)
+    speed_um_s: float = Field(default=400.0, gt=0)
+    blind_um: float = Field(default=5.0, gt=0)
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AxisProfile:
+        if not self.low_um < self.high_um:
+            raise ValueError("low_um must lie below high_um")
+        return self
+
+
+class FocusProfile(Table):
+    """How far a job may go from where it starts (less towards the specimen), and how a sweep steps."""
+
+    strategy: str = "single_shot"
+    towards_um: float = Field(default=30.0, gt=0)
+    away_um: float = Field(default=60.0, gt=0)
+    path_um: float = Field(default=1000.0, gt=0)
+    sweep_coarse_um: float = Field(default=3.0, gt=0)
+    sweep_fine_um: float = Field(default=0.5, gt=0)
+    sweep_half_range_um: float = Field(default=30.0, gt=0)
+
+
+class BoardProfile(Table):
+    """Everything that is particular about one board."""
+
+    name: str
+    description: str
+    objective: tuple[Objective, ...] = Field(min_length=1)
+    camera: CameraProfile
+    axis: AxisProfile
+    focus: FocusProfile = FocusProfile()
+    simulation: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _distinct_objectives(self) -> BoardProfile:
+        names = [o.name for o in self.objective]
+        if len(set(names)) != len(names):
+            raise ValueError("two objectives have one name")
+        return self
+
+    def frame_optics(self, objective: Objective) -> FrameOptics:
+        """What a frame through this objective carries along."""
+        camera, magnification = self.camera.pixel_um, objective.magnification
+        return FrameOptics(
+            numerical_aperture=objective.numerical_aperture,
+            pixel_um=camera / magnification if camera and magnification else None,
+            immersion_index=objective.immersion_index,
+            objective=objective.name,
+        )
+
+
+def load_profile(name: str) -> BoardProfile:
+    """Read a board by name (from boards/) or by the path of a TOML file.
+
+    Raises:
+        ProfileError: There is none, it is not TOML, or a key or value is wrong; the message names it.
+    """
+    path = Path(name) if name.endswith(".toml") else BOARDS / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(board_names())
+        raise ProfileError(f"cannot read the board {name!r} ({error}); give a .toml file or one of: {known}") from error
+    try:
+        return BoardProfile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {explain(error)}") from error
+
+
+def board_names() -> list[str]:
+    """The boards that ship."""
+    return sorted(p.stem for p in BOARDS.glob("*.toml"))
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings as one line a maker understands."""
+    findings = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "file"
+        what = "unknown key; check its spelling or remove it" if item["type"] == "extra_forbidden" else item["msg"]
+        findings.append(f"{where}: {what}")
+    return "; ".join(findings)

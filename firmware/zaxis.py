@@ -1,0 +1,299 @@
+"""ZAxis: what every focus axis promises, whatever turns the screw.
+
+Micrometres outside, steps inside. `z_um` grows away from the specimen. A driver only sends steps (`_drive`)
+and finds its switch (`_seek_home`); the base owns limits, trust, backlash, settling, the record of where the
+axis was when, and stop.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from firmware.clock import Clock
+from firmware.errors import AxisError, FirmwareError, MotionStopped, NotTrusted, OutOfLimits, TravelSpent
+from firmware.profile import AxisProfile
+
+T = TypeVar("T")
+_HISTORY = 4096
+
+
+class Trust(Enum):
+    """Why the axis may believe its own position."""
+
+    UNKNOWN = "never homed"
+    HOMED = "homed"
+    ZEROED = "zero set by hand"
+    LOST = "position lost"
+
+
+@dataclass
+class Travel:
+    """What one job may use: a window around its start, narrower towards the specimen, and a total path."""
+
+    low_um: float
+    high_um: float
+    path_um: float
+
+    def clamp(self, z_um: float) -> float:
+        """The nearest position that the job may ask for."""
+        return min(max(z_um, self.low_um), self.high_um)
+
+    def spend(self, distance_um: float) -> None:
+        """Take a move out of the budget.
+
+        Raises:
+            TravelSpent: There is not enough left; nothing moved.
+        """
+        if distance_um > self.path_um:
+            raise TravelSpent(
+                f"this job has {self.path_um:.1f} um of travel left and asked for {distance_um:.1f} um; "
+                "check that the specimen is in reach, or raise focus.path_um in the board file"
+            )
+        self.path_um -= distance_um
+
+
+@dataclass(frozen=True)
+class Move:
+    """A finished move, in um: where it began, where it was to end, where it ended."""
+
+    from_um: float
+    asked_um: float
+    to_um: float
+
+
+class ZAxis(ABC):
+    """The focus axis of one board.
+
+    Promises: every position, the backlash overshoot included, stays inside the soft limits; an axis without
+    trust in its position moves `blind_um` in all and then refuses; the final approach is always towards the
+    specimen, so backlash is taken out and the overshoot goes away from it; `stop` may be called from any
+    thread and holds until `release`; a failing driver costs the trust and raises one error.
+    """
+
+    def __init__(self, profile: AxisProfile, clock: Clock) -> None:
+        self.profile = profile
+        self._clock = clock
+        self._steps = 0
+        self._trust = Trust.UNKNOWN
+        self._blind_um = 0.0
+        self._towards_last = False
+        self._halt = threading.Event()
+        self._moving = False
+        self._rested_s = clock.now_s()
+        self._past: deque[tuple[float, float]] = deque([(self._rested_s, 0.0)], maxlen=_HISTORY)
+
+    @property
+    def z_um(self) -> float:
+        """Where the axis believes it is."""
+        return self._steps * self.profile.um_per_step
+
+    @property
+    def trust(self) -> Trust:
+        """Whether that belief is worth something."""
+        return self._trust
+
+    @property
+    def moving(self) -> bool:
+        """Whether steps are being sent right now."""
+        return self._moving
+
+    @property
+    def at_rest_since_s(self) -> float:
+        """When the last move had settled (board clock); frames exposed later show its result."""
+        return self._rested_s
+
+    @property
+    def limits_um(self) -> tuple[float, float]:
+        """The soft limits."""
+        return self.profile.low_um, self.profile.high_um
+
+    def travel(self, towards_um: float, away_um: float, path_um: float) -> Travel:
+        """A job's travel around the present position, inside the limits."""
+        low, high = self.limits_um
+        return Travel(max(low, self.z_um - towards_um), min(high, self.z_um + away_um), path_um)
+
+    def z_at(self, time_s: float) -> float:
+        """Position at a past moment of the board clock, um; between records it is interpolated."""
+        past = list(self._past)
+        after = bisect_right(past, (time_s, math.inf))
+        if after == 0:
+            return past[0][1]
+        if after == len(past):
+            return past[-1][1]
+        (t0, z0), (t1, z1) = past[after - 1], past[after]
+        return z0 + (z1 - z0) * (time_s - t0) / max(t1 - t0, 1e-9)
+
+    def move_to(self, z_um: float, travel: Travel | None = None) -> Move:
+        """Go to a position and wait until the stage has settled there.
+
+        With `travel` (a job's budget) the target is clamped to it; without, a target outside the limits is
+        refused.
+
+        Raises:
+            OutOfLimits: The target is not a number, or outside the limits; nothing moved.
+            NotTrusted: The axis does not know where it is and the move would be far; nothing moved.
+            TravelSpent: The job's budget is used up; nothing moved.
+            MotionStopped: `stop` was called; the axis rests where it was halted.
+            AxisError: The driver failed; the position is no longer trusted.
+        """
+        if not math.isfinite(z_um):
+            raise OutOfLimits(f"{z_um} is not a position; nothing moved")
+        target_um = self._permitted(z_um, travel)
+        start_um = self.z_um
+        target = round(target_um / self.profile.um_per_step)
+        legs = self._legs(target)
+        length_um = self._length_um(legs)
+        self._check_trust(length_um)
+        if travel is not None:
+            travel.spend(length_um)
+        for leg in legs:
+            self._go(leg)
+        if legs:
+            self._settle()
+        return Move(start_um, z_um, self.z_um)
+
+    def move_by(self, dz_um: float, travel: Travel | None = None) -> Move:
+        """Move by a distance; positive is away from the specimen. Raises as `move_to`."""
+        return self.move_to(self.z_um + dz_um, travel)
+
+    def home(self) -> None:
+        """Find the limit switch and trust the position again.
+
+        Raises:
+            AxisError: This axis has no switch, or the driver failed.
+            MotionStopped: `stop` was called.
+        """
+        if self.profile.homing != "switch":
+            raise AxisError("this axis has no limit switch; move it to the middle by hand and use set-zero")
+        self._check_halt()
+        self._moving = True
+        try:
+            self._steps = self._guarded(self._seek_home)
+        finally:
+            self._moving = False
+            self._record()
+        self._trust, self._blind_um, self._towards_last = Trust.HOMED, 0.0, False
+        self._settle()
+
+    def set_zero(self) -> None:
+        """Declare the present position to be zero, the middle of the declared window."""
+        if self.profile.homing == "switch":
+            raise AxisError("this axis has a limit switch; use home instead of set-zero")
+        self._steps = 0
+        self._trust, self._blind_um = Trust.ZEROED, 0.0
+        self._record()
+
+    def distrust(self) -> None:
+        """Note that the position can no longer be believed (lost steps, a hand on the knob)."""
+        self._trust, self._blind_um = Trust.LOST, 0.0
+
+    def stop(self) -> None:
+        """Halt within one step, from any thread; motion is refused until `release`."""
+        self._halt.set()
+
+    def release(self) -> None:
+        """Allow motion again after a stop."""
+        self._halt.clear()
+
+    def close(self) -> None:
+        """Bring the axis to rest and let go of the device."""
+        self.stop()
+
+    @abstractmethod
+    def _drive(self, steps: int, halt: threading.Event) -> int:
+        """Send signed steps (positive: away from the specimen), give up when `halt` is set; return those sent."""
+
+    def _seek_home(self) -> int:
+        """Run to the switch and back off; return the position in steps."""
+        raise NotImplementedError(f"{type(self).__name__} has no homing")
+
+    def _permitted(self, z_um: float, travel: Travel | None) -> float:
+        low, high = self.limits_um
+        if travel is not None:
+            return travel.clamp(min(max(z_um, low), high))
+        if not low <= z_um <= high:
+            raise OutOfLimits(
+                f"{z_um:.2f} um is outside this axis's limits {low:.1f} to {high:.1f} um; nothing moved"
+            )
+        return z_um
+
+    def _legs(self, target: int) -> list[int]:
+        """Positions to visit, in steps; the last leg always runs towards the specimen."""
+        per = self.profile.um_per_step
+        overshoot = round(self.profile.backlash_um / per)
+        ceiling = math.floor(self.profile.high_um / per + 1e-9)
+        drop = self._steps - target
+        taken_out = overshoot == 0 or self._towards_last
+        if drop == 0 and taken_out:
+            return []
+        if overshoot == 0 or drop >= overshoot or (drop > 0 and taken_out):
+            return [target]
+        above = min(target + overshoot, ceiling)
+        return [above, target] if above != target else [target]
+
+    def _length_um(self, legs: list[int]) -> float:
+        path, at = 0, self._steps
+        for leg in legs:
+            path, at = path + abs(leg - at), leg
+        return path * self.profile.um_per_step
+
+    def _check_trust(self, distance_um: float) -> None:
+        if self._trust in (Trust.HOMED, Trust.ZEROED):
+            return
+        if self._blind_um + distance_um > self.profile.blind_um:
+            cure = "home it" if self.profile.homing == "switch" else "use set-zero in the middle of its range"
+            raise NotTrusted(
+                f"the axis does not know where it is ({self._trust.value}) and may move only "
+                f"{self.profile.blind_um:.1f} um in all; {cure} first; nothing moved"
+            )
+        self._blind_um += distance_um
+
+    def _check_halt(self) -> None:
+        if self._halt.is_set():
+            raise MotionStopped(f"stopped; the axis rests at {self.z_um:.2f} um")
+
+    def _go(self, target: int) -> None:
+        self._check_halt()
+        steps = target - self._steps
+        self._record()
+        self._moving = True
+        try:
+            sent = self._guarded(lambda: self._drive(steps, self._halt))
+            self._steps += sent
+        finally:
+            self._moving = False
+            self._record()
+        if steps:
+            self._towards_last = steps < 0
+        self._rested_s = self._clock.now_s() + self.profile.settle_ms / 1e3
+        self._check_halt()
+        if sent != steps:
+            self.distrust()
+            raise AxisError(f"the driver sent {sent} of {steps} steps; the position is lost, home the axis")
+
+    def _settle(self) -> None:
+        self._clock.sleep(self.profile.settle_ms / 1e3)
+        self._rested_s = self._clock.now_s()
+
+    def _record(self) -> None:
+        self._past.append((self._clock.now_s(), self.z_um))
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except FirmwareError:
+            self.distrust()
+            raise
+        except Exception as error:
+            self.distrust()
+            raise AxisError(
+                f"the axis driver {self.profile.driver!r} failed: {error}; the position is lost, home the axis"
+            ) from error

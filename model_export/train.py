@@ -1,0 +1,143 @@
+"""One training loop for every family that regresses with an uncertainty: checkpoints, resume, progress."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model_export.data import Tiles, draw_batch
+from model_export.errors import BadRecipe
+from model_export.recipe import Recipe
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and what its training cost."""
+
+    net: nn.Module
+    steps: int
+    duration_s: float
+    loss: float
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """The family's network with the recipe's numbers, seeded.
+
+    Raises:
+        BadRecipe: There is no such family, or it does not take these numbers.
+    """
+    torch.manual_seed(recipe.seed)
+    try:
+        family = importlib.import_module(f"model_export.families.{recipe.family}")
+        net: nn.Module = family.Net(**recipe.network)
+    except (ModuleNotFoundError, TypeError) as error:
+        raise BadRecipe(f"family {recipe.family!r} with {recipe.network}: {error}") from error
+    return net
+
+
+def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: int | None = None) -> Trained:
+    """Train from the last checkpoint in `run`, or from nothing.
+
+    Args:
+        recipe: The numbers.
+        tiles: The training split.
+        run: Folder of `checkpoint.pt`.
+        progress: Called with (step, steps, mean loss).
+        steps: End earlier or later than the recipe says (the learning rate follows).
+    """
+    table = recipe.training
+    steps = steps or table.steps
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = build(recipe).to(device=device, memory_format=torch.channels_last).train()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=table.learning_rate, weight_decay=table.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, steps, table.warmup_steps))
+    checkpoint = run / "checkpoint.pt"
+    first, spent_s, mean = 0, 0.0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        net.load_state_dict(state["net"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        first, spent_s, mean = state["step"], state["duration_s"], state["loss"]
+    started = time.monotonic() - spent_s
+    for step, (counts, depths) in zip(range(first, steps), _batches(recipe, tiles, first, steps), strict=True):
+        with torch.autocast(device.type, torch.bfloat16):
+            defocus_um, log_sigma = net(torch.from_numpy(counts).to(device))
+        loss = objective(defocus_um.float(), log_sigma.float(), torch.from_numpy(depths).to(device), table.clip_um)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimiser.step()
+        schedule.step()
+        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
+        progress(step + 1, steps, mean)
+        if (step + 1) % table.checkpoint_every == 0 or step + 1 == steps:
+            _save(checkpoint, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
+    return Trained(net.eval(), steps, time.monotonic() - started, mean)
+
+
+def objective(defocus_um: Tensor, log_sigma: Tensor, truth_um: Tensor, clip_um: float) -> Tensor:
+    """Huber on the error, stricter near focus, plus the Gaussian likelihood of the error under sigma.
+
+    The likelihood does not reach the defocus (its error is detached), so that an easy sigma cannot buy off a
+    hard patch. Beyond `clip_um` only the side counts.
+    """
+    truth = truth_um.clamp(-clip_um, clip_um)
+    error = defocus_um - truth
+    over = (truth_um.abs() > clip_um) & (error * truth > 0)
+    error = torch.where(over, torch.zeros_like(error), error)
+    scale = 0.4 + 0.1 * truth.abs()
+    huber = nn.functional.huber_loss(error / scale, torch.zeros_like(error), delta=1.0)
+    log_sigma = log_sigma.clamp(-5.0, 3.0)
+    likelihood = (log_sigma + 0.5 * error.detach().square() * torch.exp(-2 * log_sigma)).mean()
+    return huber + 0.1 * likelihood
+
+
+def _rate(step: int, steps: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
+
+
+def _batches(
+    recipe: Recipe, tiles: Tiles, first: int, steps: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Batches drawn ahead by one thread; batch number k depends on the seed and k only."""
+    queue: Queue[tuple[NDArray[np.uint8], NDArray[np.float32]]] = Queue(maxsize=4)
+
+    def draw() -> None:
+        for step in range(first, steps):
+            queue.put(draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch))
+
+    threading.Thread(target=draw, name="batches", daemon=True).start()
+    for _ in range(first, steps):
+        yield queue.get()
+
+
+def _save(path: Path, net: nn.Module, optimiser: Any, schedule: Any, step: int, duration_s: float, loss: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "net": net.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict(),
+        "step": step,
+        "duration_s": duration_s,
+        "loss": loss,
+    }
+    draft = path.with_suffix(".draft")
+    torch.save(state, draft)
+    draft.replace(path)
