@@ -34,6 +34,7 @@ class Job:
 @dataclass
 class _Measurement:
     roi: RegionOfInterest | None
+    ask: bool = True
     result: Future[Look] = field(default_factory=Future)
 
 
@@ -83,8 +84,8 @@ class Appliance:
 
         return self.run("focus", run)
 
-    def measure(self, roi: RegionOfInterest | None = None) -> Future[Look]:
-        """Ask for a look without a move.
+    def measure(self, roi: RegionOfInterest | None = None, ask: bool = True) -> Future[Look]:
+        """Look without a move; `ask` the model, or only take the frame. Cancel the future to withdraw.
 
         Raises:
             Busy: Too many are waiting already.
@@ -93,22 +94,23 @@ class Appliance:
         with self._wake:
             if self._closing:
                 raise JobStopped("the appliance is shutting down")
+            self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
             if len(self._waiting) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} measurements are waiting already; ask less often")
-            asked = _Measurement(roi)
+            asked = _Measurement(roi, ask)
             self._waiting.append(asked)
             self._wake.notify()
             return asked.result
 
-    def stop(self, job: Job | None = None) -> bool:
-        """Halt whatever moves, or only `job` if it is still the one that runs; True if something was running."""
+    def stop(self, job: Job | None = None) -> Job | None:
+        """Halt whatever moves, or only `job` if it is still the one that runs; its result says when it rests."""
         with self._wake:
             running = self._job
             if running is None or (job is not None and job is not running):
-                return False
+                return None
             running.stopped.set()
             self.controller.microscope.axis.stop()
-            return True
+            return running
 
     def close(self) -> None:
         """Stop, wait for the thread, leave camera and axis at rest."""
@@ -140,6 +142,7 @@ class Appliance:
 
     def _run(self, job: Job) -> None:
         axis = self.controller.microscope.axis
+        job.result.set_running_or_notify_cancel()
         try:
             if job.stopped.is_set():
                 raise JobStopped(f"{job.name} was stopped before it began")
@@ -160,37 +163,39 @@ class Appliance:
                 self._job = None
 
     def _measure(self) -> None:
-        """One look for everybody who waits with the same region."""
+        """One look for everybody who waits with the same wish as the first."""
         with self._wake:
-            roi = self._waiting[0].roi
-        try:
-            look = self.controller.look(roi=roi)
-        except BaseException as error:
-            for asked in self._take(roi):
-                if asked.result.set_running_or_notify_cancel():
-                    asked.result.set_exception(error)
-        else:
-            self._answer(look, roi)
+            first = self._waiting[0]
+        self._look_for(first, lambda: self.controller.look(first.ask, first.roi))
 
     def _share(self, look: Look, roi: RegionOfInterest | None) -> None:
         """Answer waiting measurers with a look of a running job; judge its frame if the job did not."""
         with self._wake:
-            if not any(asked.roi == roi for asked in self._waiting):
-                return
-        if look.seen.estimate is None and self.controller.model is not None:
-            look = self.controller.judge(look.frame, roi=roi)
-        if look.seen.estimate is not None:
-            self._answer(look, roi)
+            asking = next((asked for asked in self._waiting if asked.roi == roi and asked.ask), None)
+        self._answer(look, roi)
+        if asking is not None and look.seen.estimate is None:
+            self._look_for(asking, lambda: self.controller.judge(look.frame, roi=roi))
+
+    def _look_for(self, first: _Measurement, take: Callable[[], Look]) -> None:
+        try:
+            look = take()
+        except BaseException as error:
+            for asked in self._take(lambda a: (a.roi, a.ask) == (first.roi, first.ask)):
+                if asked.result.set_running_or_notify_cancel():
+                    asked.result.set_exception(error)
+        else:
+            self._answer(look, first.roi)
 
     def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:
-        for asked in self._take(roi):
+        judged = look.seen.estimate is not None
+        for asked in self._take(lambda a: a.roi == roi and (judged or not a.ask)):
             if asked.result.set_running_or_notify_cancel():
                 asked.result.set_result(look)
 
-    def _take(self, roi: RegionOfInterest | None) -> list[_Measurement]:
+    def _take(self, wanted: Callable[[_Measurement], bool]) -> list[_Measurement]:
         with self._wake:
-            taken = [asked for asked in self._waiting if asked.roi == roi]
-            self._waiting = [asked for asked in self._waiting if asked.roi != roi]
+            taken = [asked for asked in self._waiting if wanted(asked)]
+            self._waiting = [asked for asked in self._waiting if not wanted(asked)]
         return taken
 
     def _refuse_waiting(self) -> None:

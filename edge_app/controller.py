@@ -98,7 +98,7 @@ class Controller:
             GridTooLarge: Not one patch fits the frame or the region.
             RuntimeFailed: A model is needed and there is none, or it failed.
         """
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with watch("capture"):
             frame = self.microscope.capture()
         return self.judge(frame, ask, roi, watch)

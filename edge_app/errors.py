@@ -47,3 +47,11 @@ class JobStopped(AppError):
 
 class AddressInUse(AppError):
     """The listening address cannot be bound."""
+
+
+class RemoteError(AppError):
+    """A server answered with a fault that this client has no name for."""
+
+
+class Unreachable(RemoteError):
+    """Nothing answers at an address, or it fell silent."""

@@ -122,7 +122,7 @@ def fuse(
     spread = 1.4826 * weighted_median(distance, weights)
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     sigma = float(np.hypot(calibration.frame_floor_um, 1.25 * max(spread, float(np.median(sigma_um)) * 0.5) / effective**0.5))
-    verdict, sentence, centre = _judge(defocus_um, sigma_um, weights, centre, calibration.range_um)
+    verdict, sentence, centre = _judge(defocus_um, sigma_um, weights, centre, sigma, calibration.range_um)
     full_defocus = np.full(grid.count, np.nan, np.float32)
     full_sigma = full_defocus.copy()
     full_defocus[informative], full_sigma[informative] = defocus_um, sigma_um
@@ -140,7 +140,7 @@ def weighted_median(values: Floats, weights: Floats) -> float:
 
 
 def _judge(
-    defocus_um: Floats, sigma_um: Floats, weights: Floats, centre: float, range_um: float
+    defocus_um: Floats, sigma_um: Floats, weights: Floats, centre: float, sigma: float, range_um: float
 ) -> tuple[Verdict, str, float]:
     size = weighted_median(np.abs(defocus_um), weights)
     positive = float(weights[defocus_um > 0].sum() / weights.sum())
@@ -149,9 +149,9 @@ def _judge(
     same_size = float((np.abs(np.abs(defocus_um) - size) <= tolerance).mean())
     if size > 1.5 and min(positive, 1 - positive) > _MINORITY and same_size > 0.6:
         return Verdict.SIGN_UNCERTAIN, f"about {size:.1f} um away, but the patches do not agree on the side", size
-    if abs(centre) > _OUTSIDE * range_um:
+    if abs(centre) + 2 * sigma > _OUTSIDE * range_um:
         side = "above" if centre > 0 else "below"
-        return Verdict.OUT_OF_RANGE, f"farther {side} focus than the model knows (+-{range_um:.0f} um)", centre
+        return Verdict.OUT_OF_RANGE, f"perhaps farther {side} focus than the model knows (+-{range_um:.0f} um)", centre
     if len(defocus_um) > 2 and agreeing < 0.5:
         return Verdict.DISAGREEMENT, f"only {agreeing:.0%} of the patches agree; the specimen may be thick", centre
     return Verdict.OK, "", centre

@@ -64,6 +64,7 @@ class Camera(ABC):
         """
         if self._closed:
             raise CameraError("the camera is closed; open the microscope again")
+        self._clock.sleep(not_before_s - self._clock.now_s())
         deadline = self._clock.now_s() + self.profile.timeout_ms / 1e3
         for _ in range(self.profile.flush_frames):
             exposure = self._guarded(lambda: self._next(deadline - self._clock.now_s()))
@@ -96,7 +97,8 @@ class Camera(ABC):
         except FirmwareError:
             raise
         except TimeoutError as error:
-            raise CameraTimeout(f"the camera delivered no frame within {self.profile.timeout_ms:.0f} ms") from error
+            message = f"the camera delivered no frame within {self.profile.timeout_ms:.0f} ms"
+            raise CameraTimeout(message) from error
         except Exception as error:
             message = f"the camera driver {self.profile.driver!r} failed: {error}; check its cable and power"
             raise CameraError(message) from error

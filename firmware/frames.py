@@ -58,10 +58,9 @@ class Frame:
 
     def as_rgb8(self) -> NDArray[np.uint8]:
         """The frame as (H, W, 3) uint8; 16-bit frames are scaled by their own maximum, grey is repeated."""
-        pixels = self.pixels
-        if pixels.dtype != np.uint8:
-            full = max(int(pixels.max(initial=1)), 1)
-            pixels = (pixels.astype(np.float32) * (255.0 / full) + 0.5).astype(np.uint8)
-        if pixels.ndim == 2:
-            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        return pixels
+        if self.pixels.dtype == np.uint8:
+            pixels = self.pixels.astype(np.uint8, copy=False)
+        else:
+            full = int(self.pixels.max(initial=1))
+            pixels = (self.pixels.astype(np.float32) * (255.0 / full) + 0.5).astype(np.uint8)
+        return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels

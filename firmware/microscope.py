@@ -27,7 +27,7 @@ class Microscope:
     world: World | None = None
 
     def capture(self) -> Frame:
-        """A frame exposed after the axis came to rest, with its z at mid-exposure. Raises as `Camera.capture`."""
+        """A frame exposed after the axis came to rest, with its z. Raises as `Camera.capture`."""
         optics = self.profile.frame_optics(self.objective)
         return self.camera.capture(self.axis.at_rest_since_s, self.axis.z_at, optics)
 
@@ -48,7 +48,8 @@ class Microscope:
         """
         known = {o.name: o for o in self.profile.objective}
         if name not in known:
-            raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {', '.join(known)}")
+            has = ", ".join(known)
+            raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {has}")
         difference_um = known[name].parfocal_offset_um - self.objective.parfocal_offset_um
         if difference_um:
             self.axis.move_by(difference_um)
@@ -79,9 +80,11 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Micros
     """
     clock = clock or SystemClock()
     world = World(profile, clock) if profile.simulation is not None else None
-    axis: ZAxis = plugins.load("firmware.axes", profile.axis.driver).open_axis(profile, clock, world)
+    axes = plugins.load("firmware.axes", profile.axis.driver)
+    cameras = plugins.load("firmware.cameras", profile.camera.driver)
+    axis: ZAxis = axes.open_axis(profile, clock, world)
     try:
-        camera: Camera = plugins.load("firmware.cameras", profile.camera.driver).open_camera(profile, clock, world)
+        camera: Camera = cameras.open_camera(profile, clock, world)
         if profile.axis.home_at_start:
             axis.home()
     except BaseException:
@@ -99,5 +102,3 @@ def with_simulation(profile: BoardProfile, **flaws: object) -> BoardProfile:
     if profile.simulation is None:
         raise ProfileError(f"board {profile.name!r} has no [simulation] table")
     return profile.model_copy(update={"simulation": {**profile.simulation, **flaws}})
-
-

@@ -9,7 +9,8 @@ Defocus is positive when the objective is farther from the specimen than in focu
 travel, zero where green (535 nm) has its best Strehl ratio.
 
 Source: J. W. Goodman, Introduction to Fourier Optics, chapters 6 (OTF, aberrations) and 7; the Hankel pair
-for symmetric pupils is his section 2.1. Exact defocus phase: S. F. Gibson and F. Lanni, JOSA A 8, 1601 (1991).
+for symmetric pupils is his section 2.1. Exact defocus phase: S. F. Gibson and F. Lanni, JOSA A 8, 1601
+(1991).
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ class Sensor:
     read_noise_e: float = 8.0
     exposure: float = 0.82
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    crosstalk: tuple[tuple[float, float, float], ...] = ((0.90, 0.08, 0.02), (0.06, 0.88, 0.06), (0.02, 0.10, 0.88))
+    crosstalk: tuple[tuple[float, float, float], ...] = (
+        (0.90, 0.08, 0.02),
+        (0.06, 0.88, 0.06),
+        (0.02, 0.10, 0.88),
+    )
     bits: int = 8
 
 
@@ -133,7 +138,8 @@ class PupilTable:
         self._shifts = optics.line_shifts_um()
         farthest = reach_um + max(abs(s) for shifts in self._shifts for s in shifts) + 1.0
         radius = spread_um(farthest, na, n) + _TAIL_UM
-        cycles = farthest * (n - math.sqrt(n * n - na * na)) / optics.shortest_um + radius * na / optics.shortest_um
+        depth_cycles = farthest * (n - math.sqrt(n * n - na * na)) / optics.shortest_um
+        cycles = depth_cycles + radius * na / optics.shortest_um
         rho, weights = _quadrature(int(96 + 4 * cycles), 1.0)
         self._rho = rho
         self._measure = weights * rho
@@ -152,14 +158,17 @@ class PupilTable:
         """OTF of every channel at each defocus: (Z, C, F) float32, real because the pupils are symmetric."""
         z = np.atleast_1d(np.asarray(defocus_um, dtype=np.float64))
         if np.abs(z).max() > self.reach_um + 1e-6:
-            raise ValueError(f"defocus {np.abs(z).max():.2f} um is beyond this table's {self.reach_um:.2f} um")
-        channels = [self._channel(z, lines, shifts) for lines, shifts in zip(self.optics.lines_nm, self._shifts, strict=True)]
-        return np.stack(channels, axis=1)
+            raise ValueError(
+                f"defocus {np.abs(z).max():.2f} um is beyond this table's {self.reach_um:.2f} um"
+            )
+        colours = zip(self.optics.lines_nm, self._shifts, strict=True)
+        return np.stack([self._channel(z, lines, shifts) for lines, shifts in colours], axis=1)
 
     def _channel(self, z: NDArray[np.float64], lines: tuple[float, ...], shifts: tuple[float, ...]) -> Floats:
         total = np.zeros((len(z), _FREQUENCIES), np.float32)
         for line, shift in zip(lines, shifts, strict=True):
-            pupil = (self._measure * np.exp(1j * self._phase(z + self._zero_um - shift, line))).astype(np.complex64)
+            phase = self._phase(z + self._zero_um - shift, line)
+            pupil = (self._measure * np.exp(1j * phase)).astype(np.complex64)
             field = pupil.real @ self._to_field[line] + 1j * (pupil.imag @ self._to_field[line])
             psf = field.real**2 + field.imag**2
             otf = psf @ self._to_otf
@@ -208,7 +217,9 @@ def _smooth(n: int) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> tuple[NDArray[np.int32], Floats]:
+def _grid(
+    fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float
+) -> tuple[NDArray[np.int32], Floats]:
     fy = np.fft.fftfreq(fine, pitch_um)
     fx = np.fft.rfftfreq(fine, pitch_um)
     radius = np.hypot(fy[:, None], fx[None, :]) * ((_FREQUENCIES * 8 - 1) / cutoff_per_um)
@@ -218,7 +229,7 @@ def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> 
 
 
 def _fold(spectrum: NDArray[np.complex64], out: int) -> NDArray[np.complex64]:
-    """Sample in space by folding a half spectrum (n, n/2+1) onto (out, out/2+1): aliases land where they do."""
+    """Sample in space by folding a half spectrum (n, n/2+1) onto (out, out/2+1): aliases land as they do."""
     n = spectrum.shape[0]
     if out == n:
         return spectrum
@@ -256,7 +267,7 @@ def image(transmission: Floats, table: PupilTable, otf: Floats) -> Floats:
     for c in range(transmission.shape[0]):
         dense = np.interp(fine, np.arange(_FREQUENCIES), otf[c])
         radial = np.append(dense, 0.0).astype(np.float32)
-        spectrum = np.fft.rfft2(transmission[c])
+        spectrum = np.fft.rfft2(transmission[c]).astype(np.complex64, copy=False)
         spectrum *= radial[index]
         spectrum *= pixel
         result[c] = np.fft.irfft2(_fold(spectrum, m), s=(m, m))
@@ -269,13 +280,15 @@ def expose(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[n
     Shot noise is Gaussian with the Poisson variance, which is exact enough above some ten electrons.
     """
     mix = np.asarray(sensor.crosstalk, np.float32) * np.asarray(sensor.gains, np.float32)[:, None]
-    charge = np.tensordot(light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1]))
+    charge: Floats = np.tensordot(
+        light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1])
+    )
     np.maximum(charge, 0.0, out=charge)
-    noise = rng.standard_normal(charge.shape, dtype=np.float32)
+    noise: Floats = rng.standard_normal(charge.shape, dtype=np.float32)
     noise *= np.sqrt(charge + np.float32(sensor.read_noise_e**2))
     charge += noise
     full = float(2**sensor.bits - 1)
     charge *= np.float32(full / sensor.full_well_e)
     charge += np.float32(0.5)
     np.clip(charge, 0.0, full, out=charge)
-    return charge.astype(np.uint8 if sensor.bits <= 8 else np.uint16)
+    return charge.astype(np.uint8) if sensor.bits <= 8 else charge.astype(np.uint16)

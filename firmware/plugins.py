@@ -1,4 +1,4 @@
-"""Drivers by file name: the file `cameras/replay.py` is the camera "replay"; adding one edits nothing else."""
+"""Drivers by file name: `cameras/replay.py` is the camera "replay"; adding a file edits nothing else."""
 
 from __future__ import annotations
 

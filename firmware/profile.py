@@ -137,8 +137,8 @@ def load_profile(name: str) -> BoardProfile:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(board_names())
-        raise ProfileError(f"cannot read the board {name!r} ({error}); give a .toml file or one of: {known}") from error
+        choice = f"give a .toml file or one of: {', '.join(board_names())}"
+        raise ProfileError(f"cannot read the board {name!r} ({error}); {choice}") from error
     try:
         return BoardProfile.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -157,6 +157,8 @@ def explain(error: ValidationError) -> str:
     findings = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "file"
-        what = "unknown key; check its spelling or remove it" if item["type"] == "extra_forbidden" else item["msg"]
+        what = item["msg"]
+        if item["type"] == "extra_forbidden":
+            what = "unknown key; check its spelling or remove it"
         findings.append(f"{where}: {what}")
     return "; ".join(findings)

@@ -18,7 +18,7 @@ _CORE_PX = 320
 
 @dataclass(frozen=True)
 class Slide:
-    """A specimen under the objective: (3, H, W) transmission on the fine grid, `margin_px` wider than the frame."""
+    """A specimen under the objective: (3, H, W) on the fine grid, `margin_px` wider than the frame."""
 
     light: Floats
     margin_px: int
@@ -27,16 +27,19 @@ class Slide:
 
 
 def make_slide(
-    kind: str, seed: tuple[int, ...], table: PupilTable, height_px: int, width_px: int, margin_um: float = 32.0
+    kind: str,
+    seed: tuple[int, ...],
+    table: PupilTable,
+    height_px: int,
+    width_px: int,
+    margin_um: float = 32.0,
 ) -> Slide:
     """A random specimen that fills a frame and a margin around it, for these optics."""
     a, b = fine_ratio(table.optics)
     margin = _multiple(margin_um / table.optics.pixel_um, a)
-    shape = tuple(_multiple(side + 2 * margin, a) // a * b for side in (height_px, width_px))
-    pitch = table.optics.pixel_um * a / b
-    return Slide(
-        transmission(kind, np.random.default_rng(seed), (shape[0], shape[1]), pitch), margin, height_px, width_px
-    )
+    high, wide = (_multiple(side + 2 * margin, a) // a * b for side in (height_px, width_px))
+    light = transmission(kind, np.random.default_rng(seed), (high, wide), table.optics.pixel_um * a / b)
+    return Slide(light, margin, height_px, width_px)
 
 
 def render(
@@ -61,10 +64,9 @@ def render(
     """
     a, b = fine_ratio(table.optics)
     pixel_um = table.optics.pixel_um
-    corners_um = [
-        (sx * slide.width_px * pixel_um / 2, sy * slide.height_px * pixel_um / 2) for sx in (-1, 1) for sy in (-1, 1)
-    ]
-    farthest = min(max(abs(defocus_at(*corner)) for corner in corners_um), table.reach_um)
+    half_wide, half_high = slide.width_px * pixel_um / 2, slide.height_px * pixel_um / 2
+    corners = [abs(defocus_at(x, y)) for x in (-half_wide, half_wide) for y in (-half_high, half_high)]
+    farthest = min(max(corners), table.reach_um)
     na, n = table.optics.numerical_aperture, table.optics.immersion_index
     margin = _multiple(spread_um(farthest + 1.0, na, n) / pixel_um + 6, a)
     size = good_size(_multiple(max(_CORE_PX, 1.5 * margin), a) + 2 * margin, a, b)
@@ -73,16 +75,15 @@ def render(
     lefts = range(0, slide.width_px, core)
     places = [(top, left) for top in tops for left in lefts]
     middle_y, middle_x = slide.height_px / 2, slide.width_px / 2
-    depths = np.array([
-        defocus_at((left + core / 2 - middle_x) * pixel_um, (top + core / 2 - middle_y) * pixel_um)
-        for top, left in places
-    ])
+    centres = [(left + core / 2 - middle_x, top + core / 2 - middle_y) for top, left in places]
+    depths = np.array([defocus_at(x * pixel_um, y * pixel_um) for x, y in centres])
     otfs = table.radial_otf(np.clip(depths, -table.reach_um, table.reach_um))
     frame = np.empty((slide.height_px, slide.width_px, 3), np.uint8 if sensor.bits <= 8 else np.uint16)
 
     def paint(k: int) -> None:
         top, left = places[k]
-        piece = _piece(slide.light, (slide.margin_px + top - margin, slide.margin_px + left - margin), size, a, b)
+        origin = (slide.margin_px + top - margin, slide.margin_px + left - margin)
+        piece = _piece(slide.light, origin, size, a, b)
         high, wide = min(core, slide.height_px - top), min(core, slide.width_px - left)
         seen = image(piece, table, otfs[k])[:, margin : margin + high, margin : margin + wide]
         frame[top : top + high, left : left + wide] = expose(seen, sensor, np.random.default_rng([*seed, k]))

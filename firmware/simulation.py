@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from firmware.clock import Clock
 from firmware.errors import ProfileError
-from firmware.frames import FrameOptics, Pixels
+from firmware.frames import Pixels
 from firmware.optics import Optics, PupilTable, Sensor, depth_of_field_um
 from firmware.profile import BoardProfile, Table, explain
 from firmware.rendering import Slide, make_slide, render
@@ -29,13 +29,14 @@ _REACH_UM = 60.0
 class SimulationTable(Table):
     """The flaws of a simulated board; zero switches one off.
 
-    Lengths in um of objective travel. `tilt_x_um` and `tilt_y_um` are the slide's rise from edge to edge of the
-    frame. `backlash_um` is the screw's play. `lost_step_chance` is per leg of a move. `stale_frames` is how many
-    frames the camera's pipeline holds back. `field_height_um` is the spread of focus from field to field.
+    Lengths in um of objective travel. `kinds` are the shares of the specimens. `tilt_x_um` and `tilt_y_um`
+    are the slide's rise from edge to edge of the frame. `backlash_um` is the screw's play. `lost_step_chance`
+    is per leg of a move. `stale_frames` is how many frames the camera's pipeline holds back.
+    `field_height_um` is the spread of focus from field to field.
     """
 
-    seed: int = 0
-    kinds: dict[str, float] = {"tissue": 0.65, "smear": 0.25, "sparse": 0.10}
+    seed: int = Field(default=0, ge=0)
+    kinds: dict[str, float] = Field(default={"tissue": 0.65, "smear": 0.25, "sparse": 0.10})
     spherical_waves: float = 0.15
     longitudinal_colour_um: tuple[float, float, float] = (0.5, 0.0, -0.4)
     exposure: float = Field(default=0.82, gt=0, le=2.0)
@@ -54,6 +55,19 @@ class SimulationTable(Table):
     vibration_decay_ms: float = Field(default=40.0, gt=0)
     stale_frames: int = Field(default=0, ge=0, le=16)
 
+    @field_validator("kinds")
+    @classmethod
+    def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
+        for kind in kinds.keys() - KINDS.keys():
+            raise ValueError(_unknown(kind))
+        if min(kinds.values(), default=0.0) < 0.0 or not sum(kinds.values()) > 0.0:
+            raise ValueError("the shares must not be negative, and one must be above zero")
+        return kinds
+
+
+def _unknown(kind: str) -> str:
+    return f"unknown specimen kind {kind!r}; known: {', '.join(KINDS)}"
+
 
 def read_simulation(profile: BoardProfile) -> SimulationTable:
     """The [simulation] table of a board, defaults where it is silent.
@@ -62,13 +76,9 @@ def read_simulation(profile: BoardProfile) -> SimulationTable:
         ProfileError: It has an unknown key, an unknown specimen kind, or a value that cannot be.
     """
     try:
-        table = SimulationTable.model_validate(profile.simulation or {})
+        return SimulationTable.model_validate(profile.simulation or {})
     except ValidationError as error:
         raise ProfileError(f"board {profile.name!r}, simulation: {explain(error)}") from error
-    unknown = set(table.kinds) - set(KINDS)
-    if unknown:
-        raise ProfileError(f"board {profile.name!r}: unknown specimen kind {sorted(unknown)}; known: {sorted(KINDS)}")
-    return table
 
 
 class Stage:
@@ -102,7 +112,8 @@ class Stage:
         if not math.isfinite(since_s):
             return self.carriage_um
         decay = math.exp(-since_s * 1e3 / self._table.vibration_decay_ms)
-        return self.carriage_um + self._swing_um * decay * math.cos(2 * math.pi * self._table.vibration_hz * since_s)
+        phase = 2 * math.pi * self._table.vibration_hz * since_s
+        return self.carriage_um + self._swing_um * decay * math.cos(phase)
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,8 @@ class Scene:
 class World:
     """Slide, light and mechanics of a simulated board.
 
-    `kind_of`, `truth_um` and `load_field` are the handle that tests, the demo and the simulation service hold;
-    no driver touches them.
+    `kind_of`, `truth_um` and `load_field` are the handle that tests, the demo and the simulation service
+    hold; no driver touches them.
     """
 
     def __init__(self, profile: BoardProfile, clock: Clock) -> None:
@@ -134,43 +145,52 @@ class World:
         self._lock = threading.Lock()
         self._slide: tuple[tuple[int, str, str], Slide] | None = None
         self._pupils: dict[str, PupilTable] = {}
-        self._objective = profile.objective[0].name
+        self._objective = profile.objective[0]
 
     def describe(self) -> dict[str, Any]:
         """The flaws as plain values, for Describe and the demo."""
         return self.table.model_dump(mode="json")
 
     def choose_objective(self, name: str) -> None:
-        """Swing another objective in; its parfocal offset shifts the focus."""
-        self._objective = name
+        """Swing another of the board's objectives in; its parfocal offset shifts the focus."""
+        self._objective = next(o for o in self._profile.objective if o.name == name)
 
     def load_field(self, field: int, kind: str = "") -> None:
         """Drive the slide to another field; `kind` overrides what chance put there.
 
         Raises:
-            ProfileError: There is no such kind of specimen.
+            ProfileError: The number is negative, or there is no such kind of specimen.
         """
+        if field < 0:
+            raise ProfileError(f"fields are numbered from 0; there is no field {field}")
         if kind and kind not in KINDS:
-            raise ProfileError(f"unknown specimen kind {kind!r}; known: {', '.join(KINDS)}")
-        self.field = field
+            raise ProfileError(_unknown(kind))
         if kind:
             self._forced[field] = kind
+        self.field = field
 
     def kind_of(self, field: int) -> str:
         """What lies in a field."""
         if field in self._forced:
             return self._forced[field]
-        names, weights = list(self.table.kinds), np.asarray(list(self.table.kinds.values()))
-        return str(np.random.default_rng([self.table.seed, 5, field]).choice(names, p=weights / weights.sum()))
+        names, shares = list(self.table.kinds), np.asarray(list(self.table.kinds.values()))
+        rng = np.random.default_rng([self.table.seed, 5, field])
+        return str(rng.choice(names, p=shares / shares.sum()))
 
     def truth_um(self) -> float:
         """True defocus at the centre of the field, now, without ringing."""
         return self.stage.carriage_um - self._focus_um()
 
+    def coverage(self) -> float:
+        """Share of the field, seen sharply, that absorbs more than 5 % of any colour."""
+        table = self._table_for_objective()
+        light = self._slide_of(Scene(self.field, self.kind_of(self.field), 0.0, 0), table).light
+        return float((light[:, ::8, ::8].min(axis=0) < 0.95).mean())
+
     @property
     def depth_of_field_um(self) -> float:
         """Depth of field of the objective in place."""
-        return depth_of_field_um(self._optics().numerical_aperture or 0.75)
+        return self._objective.depth_of_field_um or depth_of_field_um(Optics().numerical_aperture)
 
     def catch(self) -> Scene:
         """Note what the camera sees at this moment."""
@@ -190,27 +210,24 @@ class World:
             rise = self.table.tilt_x_um * x_um / wide_um + self.table.tilt_y_um * y_um / high_um
             return scene.defocus_um - rise
 
-        sensor = Sensor(self.table.full_well_e, self.table.read_noise_e, self.table.exposure, bits=camera.bits)
-        return render(slide, table, defocus_at, sensor, (self.table.seed, 7, scene.exposure_number))
+        flaws = self.table
+        sensor = Sensor(flaws.full_well_e, flaws.read_noise_e, flaws.exposure, bits=camera.bits)
+        return render(slide, table, defocus_at, sensor, (flaws.seed, 7, scene.exposure_number))
 
     def _focus_um(self) -> float:
         """Height of best focus at the field's centre, now."""
         rng = np.random.default_rng([self.table.seed, 3, self.field])
         height = rng.uniform(-1, 1) * self.table.field_height_um
         drift = self.table.drift_um_per_min * (self._clock.now_s() - self._began_s) / 60.0
-        offset = next(o.parfocal_offset_um for o in self._profile.objective if o.name == self._objective)
-        return float(height) + drift + offset
-
-    def _optics(self) -> FrameOptics:
-        objective = next(o for o in self._profile.objective if o.name == self._objective)
-        return self._profile.frame_optics(objective)
+        return float(height) + drift + self._objective.parfocal_offset_um
 
     def _table_for_objective(self) -> PupilTable:
-        if self._objective not in self._pupils:
-            known = self._optics()
+        name = self._objective.name
+        if name not in self._pupils:
+            known = self._profile.frame_optics(self._objective)
             if known.numerical_aperture is None or known.pixel_um is None:
                 raise ProfileError(
-                    f"board {self._profile.name!r}: to simulate light, the objective {known.objective!r} needs "
+                    f"board {self._profile.name!r}: to simulate light, the objective {name!r} needs "
                     "magnification and numerical_aperture, and the camera needs pixel_um"
                 )
             optics = Optics(
@@ -220,15 +237,15 @@ class World:
                 self.table.spherical_waves,
                 self.table.longitudinal_colour_um,
             )
-            self._pupils[self._objective] = PupilTable(optics, _REACH_UM)
-        return self._pupils[self._objective]
+            self._pupils[name] = PupilTable(optics, _REACH_UM)
+        return self._pupils[name]
 
     def _slide_of(self, scene: Scene, table: PupilTable) -> Slide:
-        key = (scene.field, scene.kind, self._objective)
+        key = (scene.field, scene.kind, self._objective.name)
         with self._lock:
             if self._slide is None or self._slide[0] != key:
                 self._slide = None
-                camera = self._profile.camera
+                high, wide = self._profile.camera.height_px, self._profile.camera.width_px
                 seed = (self.table.seed, 2, scene.field)
-                self._slide = (key, make_slide(scene.kind, seed, table, camera.height_px, camera.width_px))
+                self._slide = (key, make_slide(scene.kind, seed, table, high, wide))
             return self._slide[1]

@@ -1,7 +1,7 @@
 """Procedural specimens: what a slide absorbs, per colour, on a fine grid (pure functions of a seed).
 
-Absorbance is natural (transmission = exp(-absorbance)). Stain colours follow A. C. Ruifrok and D. A. Johnston,
-Anal. Quant. Cytol. Histol. 23, 291 (2001).
+Absorbance is natural (transmission = exp(-absorbance)). Stain colours follow A. C. Ruifrok and D. A.
+Johnston, Anal. Quant. Cytol. Histol. 23, 291 (2001).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ Stains = list[tuple[NDArray[np.float64], Floats]]
 def _tissue(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     body = _smoothstep(_noise(rng, shape, pitch_um, rng.uniform(30, 90)), rng.uniform(-1.4, -0.3), 0.25)
     ground = 1 + 0.35 * _noise(rng, shape, pitch_um, 18) + 0.22 * _noise(rng, shape, pitch_um, 5)
-    ground += 0.18 * _noise(rng, shape, pitch_um, 1.6) + rng.uniform(0.1, 0.3) * _texture(rng, shape, pitch_um)
+    fine = 0.18 * _noise(rng, shape, pitch_um, 1.6)
+    ground += fine + rng.uniform(0.1, 0.3) * _texture(rng, shape, pitch_um)
     eosin = np.maximum(ground, 0) * np.float32(rng.uniform(0.10, 0.35))
     for _ in range(2):
         lines = _noise(rng, shape, pitch_um, rng.uniform(5, 14), stretch=rng.uniform(1, 3))
@@ -59,7 +60,8 @@ def _tissue(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
 def _smear(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     cytoplasm, nuclei, blood = (np.zeros(shape, np.float32) for _ in range(3))
     crowd = _smoothstep(_noise(rng, shape, pitch_um, 60), rng.uniform(-0.4, 0.5), 0.3)
-    _scatter(cytoplasm, rng, pitch_um, rng.uniform(1 / 4000, 1 / 1200), (7, 18), (0.08, 0.3), nuclei, allowed=crowd)
+    density = rng.uniform(1 / 4000, 1 / 1200)
+    _scatter(cytoplasm, rng, pitch_um, density, (7, 18), (0.08, 0.3), nuclei, allowed=crowd)
     _scatter(blood, rng, pitch_um, rng.uniform(1 / 2000, 1 / 250), (2.6, 3.8), (0.15, 0.4), allowed=crowd)
     return [
         (_jitter(rng, _HAEMATOXYLIN), nuclei),
@@ -93,16 +95,18 @@ def _jitter(rng: np.random.Generator, colour: NDArray[np.float64]) -> NDArray[np
 
 
 def _smoothstep(field: Floats, edge: float, width: float) -> Floats:
-    x = np.clip((field - np.float32(edge)) / np.float32(width) + np.float32(0.5), 0, 1)
+    x: Floats = np.clip((field - np.float32(edge)) / np.float32(width) + np.float32(0.5), 0, 1)
     return x * x * (3 - 2 * x)
 
 
-def _noise(rng: np.random.Generator, shape: Shape, pitch_um: float, scale_um: float, stretch: float = 1.0) -> Floats:
+def _noise(
+    rng: np.random.Generator, shape: Shape, pitch_um: float, scale_um: float, stretch: float = 1.0
+) -> Floats:
     """Smooth noise of unit variance: white noise on a coarse grid, interpolated by cubic B-splines."""
     rows = _spline(rng, shape[0], pitch_um, scale_um / 2)
     columns = _spline(rng, shape[1], pitch_um, scale_um * stretch / 2)
     coarse = rng.standard_normal((rows.shape[1], columns.shape[1]), dtype=np.float32)
-    return (rows @ coarse) @ columns.T * np.float32(2.1)
+    return np.asarray((rows @ coarse) @ columns.T * np.float32(2.1), np.float32)
 
 
 def _spline(rng: np.random.Generator, length: int, pitch_um: float, knot_um: float) -> Floats:
@@ -114,14 +118,16 @@ def _spline(rng: np.random.Generator, length: int, pitch_um: float, knot_um: flo
 
 
 def _texture(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Floats:
-    """Fine grain, unit variance, power falling as f^-2.4 above 0.15 cycles per um; repeats every 512 points."""
+    """Fine grain of unit variance, power falling as f^-2.4 above 0.15 cycles per um; 512 points, repeated."""
     n = 512
     f = np.hypot(np.fft.fftfreq(n, pitch_um)[:, None], np.fft.rfftfreq(n, pitch_um)[None, :])
     spectrum = np.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32))
-    tile = np.fft.irfft2(spectrum * (1 / (0.15 + f) ** 1.2).astype(np.float32), s=(n, n))
+    spectrum *= (1 / (0.15 + f) ** 1.2).astype(np.float32)
+    tile = np.fft.irfft2(spectrum, s=(n, n)).astype(np.float32, copy=False)
     tile -= tile.mean()
     tile /= tile.std()
-    return np.tile(tile, (-(-shape[0] // n), -(-shape[1] // n)))[: shape[0], : shape[1]].astype(np.float32)
+    wall: Floats = np.tile(tile, (-(-shape[0] // n), -(-shape[1] // n)))
+    return wall[: shape[0], : shape[1]]
 
 
 def _scatter(
@@ -135,7 +141,7 @@ def _scatter(
     *,
     allowed: Floats,
 ) -> None:
-    """Drop ellipses with a rim and inner grain where `allowed` is above chance; give each a nucleus if asked."""
+    """Drop ellipses with a rim and grain where `allowed` is above chance; give each a nucleus if asked."""
     height, width = into.shape
     grain = _texture(rng, (512, 512), pitch_um)
     for _ in range(rng.poisson(density_per_um2 * height * width * pitch_um**2)):
@@ -145,7 +151,8 @@ def _scatter(
         radius = rng.uniform(*radius_um)
         _ellipse(into, rng, (y, x), radius / pitch_um, rng.uniform(*depth), grain)
         if nuclei is not None:
-            _ellipse(nuclei, rng, (y, x), min(radius * 0.45, rng.uniform(2, 4)) / pitch_um, rng.uniform(0.6, 1.5), grain)
+            radius = min(radius * 0.45, rng.uniform(2, 4))
+            _ellipse(nuclei, rng, (y, x), radius / pitch_um, rng.uniform(0.6, 1.5), grain)
 
 
 def _ellipse(

@@ -15,13 +15,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from itertools import pairwise
 
 from firmware.clock import Clock
 from firmware.errors import AxisError, FirmwareError, MotionStopped, NotTrusted, OutOfLimits, TravelSpent
 from firmware.profile import AxisProfile
 
-T = TypeVar("T")
 _HISTORY = 4096
 
 
@@ -62,11 +61,12 @@ class Travel:
 
 @dataclass(frozen=True)
 class Move:
-    """A finished move, in um: where it began, where it was to end, where it ended."""
+    """A finished move, in um: where it began, was to end and ended; taking out play costs a second leg."""
 
     from_um: float
     asked_um: float
     to_um: float
+    legs: int = 1
 
 
 class ZAxis(ABC):
@@ -84,7 +84,8 @@ class ZAxis(ABC):
         self._steps = 0
         self._trust = Trust.UNKNOWN
         self._blind_um = 0.0
-        self._towards_last = False
+        self._overshoot = round(profile.backlash_um / profile.um_per_step)
+        self._play = self._overshoot
         self._halt = threading.Event()
         self._moving = False
         self._rested_s = clock.now_s()
@@ -146,19 +147,19 @@ class ZAxis(ABC):
         """
         if not math.isfinite(z_um):
             raise OutOfLimits(f"{z_um} is not a position; nothing moved")
-        target_um = self._permitted(z_um, travel)
+        self._check_halt()
         start_um = self.z_um
-        target = round(target_um / self.profile.um_per_step)
-        legs = self._legs(target)
+        legs = self._legs(self._permitted(z_um, travel))
         length_um = self._length_um(legs)
         self._check_trust(length_um)
         if travel is not None:
             travel.spend(length_um)
+        self._blind_um += length_um
         for leg in legs:
             self._go(leg)
         if legs:
             self._settle()
-        return Move(start_um, z_um, self.z_um)
+        return Move(start_um, z_um, self.z_um, len(legs))
 
     def move_by(self, dz_um: float, travel: Travel | None = None) -> Move:
         """Move by a distance; positive is away from the specimen. Raises as `move_to`."""
@@ -169,18 +170,16 @@ class ZAxis(ABC):
 
         Raises:
             AxisError: This axis has no switch, or the driver failed.
-            MotionStopped: `stop` was called.
+            MotionStopped: `stop` was called; if that was on the way, the position is no longer trusted.
         """
         if self.profile.homing != "switch":
             raise AxisError("this axis has no limit switch; move it to the middle by hand and use set-zero")
         self._check_halt()
-        self._moving = True
-        try:
-            self._steps = self._guarded(self._seek_home)
-        finally:
-            self._moving = False
-            self._record()
-        self._trust, self._blind_um, self._towards_last = Trust.HOMED, 0.0, False
+        self._run(lambda: self._seek_home(self._halt))
+        if self._halt.is_set():
+            self.distrust()
+            raise MotionStopped("stopped on the way to the switch; the position is lost, home the axis")
+        self._trust, self._blind_um, self._play = Trust.HOMED, 0.0, self._overshoot
         self._settle()
 
     def set_zero(self) -> None:
@@ -193,7 +192,9 @@ class ZAxis(ABC):
 
     def distrust(self) -> None:
         """Note that the position can no longer be believed (lost steps, a hand on the knob)."""
-        self._trust, self._blind_um = Trust.LOST, 0.0
+        if self._trusted:
+            self._blind_um = 0.0
+        self._trust, self._play = Trust.LOST, self._overshoot
 
     def stop(self) -> None:
         """Halt within one step, from any thread; motion is refused until `release`."""
@@ -209,10 +210,10 @@ class ZAxis(ABC):
 
     @abstractmethod
     def _drive(self, steps: int, halt: threading.Event) -> int:
-        """Send signed steps (positive: away from the specimen), give up when `halt` is set; return those sent."""
+        """Send signed steps (positive: away from the specimen) until `halt` is set; return those sent."""
 
-    def _seek_home(self) -> int:
-        """Run to the switch and back off; return the position in steps."""
+    def _seek_home(self, halt: threading.Event) -> int:
+        """Run to the switch and back off, give up when `halt` is set; return the position in steps."""
         raise NotImplementedError(f"{type(self).__name__} has no homing")
 
     def _permitted(self, z_um: float, travel: Travel | None) -> float:
@@ -225,19 +226,17 @@ class ZAxis(ABC):
             )
         return z_um
 
-    def _legs(self, target: int) -> list[int]:
-        """Positions to visit, in steps; the last leg always runs towards the specimen."""
+    def _legs(self, target_um: float) -> list[int]:
+        """Positions to visit, in steps; the last leg runs towards the specimen until no play is left."""
         per = self.profile.um_per_step
-        overshoot = round(self.profile.backlash_um / per)
+        floor = math.ceil(self.profile.low_um / per - 1e-9)
         ceiling = math.floor(self.profile.high_um / per + 1e-9)
-        drop = self._steps - target
-        taken_out = overshoot == 0 or self._towards_last
-        if drop == 0 and taken_out:
-            return []
-        if overshoot == 0 or drop >= overshoot or (drop > 0 and taken_out):
-            return [target]
-        above = min(target + overshoot, ceiling)
-        return [above, target] if above != target else [target]
+        target = min(max(round(target_um / per), floor), ceiling)
+        if self._steps - target >= self._play:
+            visits = [self._steps, target]
+        else:
+            visits = [self._steps, min(target + self._overshoot, ceiling), target]
+        return [after for before, after in pairwise(visits) if after != before]
 
     def _length_um(self, legs: list[int]) -> float:
         path, at = 0, self._steps
@@ -245,16 +244,17 @@ class ZAxis(ABC):
             path, at = path + abs(leg - at), leg
         return path * self.profile.um_per_step
 
+    @property
+    def _trusted(self) -> bool:
+        return self._trust in (Trust.HOMED, Trust.ZEROED)
+
     def _check_trust(self, distance_um: float) -> None:
-        if self._trust in (Trust.HOMED, Trust.ZEROED):
-            return
-        if self._blind_um + distance_um > self.profile.blind_um:
+        if not self._trusted and self._blind_um + distance_um > self.profile.blind_um:
             cure = "home it" if self.profile.homing == "switch" else "use set-zero in the middle of its range"
             raise NotTrusted(
                 f"the axis does not know where it is ({self._trust.value}) and may move only "
                 f"{self.profile.blind_um:.1f} um in all; {cure} first; nothing moved"
             )
-        self._blind_um += distance_um
 
     def _check_halt(self) -> None:
         if self._halt.is_set():
@@ -263,21 +263,31 @@ class ZAxis(ABC):
     def _go(self, target: int) -> None:
         self._check_halt()
         steps = target - self._steps
+        self._run(lambda: self._steps + self._drive(steps, self._halt))
+        self._check_halt()
+        if self._steps != target:
+            self.distrust()
+            missing = f"{target - self._steps} of {steps} steps"
+            raise AxisError(f"the driver did not send {missing}; the position is lost, home the axis")
+
+    def _run(self, driver: Callable[[], int]) -> None:
+        """Let the driver move, to the position in steps that it returns; keep the books of time and play."""
+        before = self._steps
         self._record()
         self._moving = True
         try:
-            sent = self._guarded(lambda: self._drive(steps, self._halt))
-            self._steps += sent
+            self._steps = driver()
+            self._play = min(max(self._play + self._steps - before, 0), self._overshoot)
+        except Exception as error:
+            self.distrust()
+            if isinstance(error, FirmwareError):
+                raise
+            what = f"the axis driver {self.profile.driver!r} failed: {error}"
+            raise AxisError(f"{what}; the position is lost, home the axis") from error
         finally:
             self._moving = False
             self._record()
-        if steps:
-            self._towards_last = steps < 0
-        self._rested_s = self._clock.now_s() + self.profile.settle_ms / 1e3
-        self._check_halt()
-        if sent != steps:
-            self.distrust()
-            raise AxisError(f"the driver sent {sent} of {steps} steps; the position is lost, home the axis")
+            self._rested_s = self._clock.now_s() + self.profile.settle_ms / 1e3
 
     def _settle(self) -> None:
         self._clock.sleep(self.profile.settle_ms / 1e3)
@@ -285,15 +295,3 @@ class ZAxis(ABC):
 
     def _record(self) -> None:
         self._past.append((self._clock.now_s(), self.z_um))
-
-    def _guarded(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except FirmwareError:
-            self.distrust()
-            raise
-        except Exception as error:
-            self.distrust()
-            raise AxisError(
-                f"the axis driver {self.profile.driver!r} failed: {error}; the position is lost, home the axis"
-            ) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_app.patches import PATCH_PX, PatchGrid, content
 from model_export.errors import NoData
 from model_export.recipe import Recipe
-from model_export.synthesis import recipe_key
+from model_export.synthesis import check_maker
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Tiles:
         """One tile, (S, S, 3) uint8."""
         for shard in self.shards:
             if index < len(shard):
-                return shard[index]
+                tile: NDArray[np.uint8] = shard[index]
+                return tile
             index -= len(shard)
         raise IndexError(index)
 
@@ -40,20 +41,18 @@ def open_tiles(folder: Path, split: str, recipe: Recipe) -> Tiles:
     Raises:
         NoData: The folder has no such shards, one is truncated, or another recipe made them.
     """
-    key = folder / "recipe.json"
-    if not key.exists():
-        raise NoData(f"{folder} has no shards; make them with: parfocal-model synth {recipe.name} --out {folder}")
-    if key.read_text(encoding="utf-8") != recipe_key(recipe):
-        raise NoData(f"{folder} was made by another recipe; make new shards in another folder")
+    check_maker(folder, recipe)
     stems = sorted(p.name[: -len(".tiles.npy")] for p in folder.glob(f"{split}-*.tiles.npy"))
     if not stems:
-        raise NoData(f"{folder} has no shards of the split {split!r}")
+        command = f"parfocal-model synth {recipe.name} --data {folder}"
+        raise NoData(f"{folder} has no shards of the split {split!r}; make them with: {command}")
     try:
         shards = tuple(np.load(folder / f"{stem}.tiles.npy", mmap_mode="r") for stem in stems)
         depths = np.concatenate([np.load(folder / f"{stem}.z.npy") for stem in stems])
         specimen = np.concatenate([np.load(folder / f"{stem}.specimen.npy") for stem in stems])
     except (OSError, ValueError) as error:
-        raise NoData(f"{folder}: a shard of {split!r} cannot be read ({error}); remove it and run synth again") from error
+        what = f"{folder}: a shard of {split!r} cannot be read ({error})"
+        raise NoData(f"{what}; remove it and run synth again") from error
     return Tiles(shards, depths, specimen)
 
 

@@ -13,5 +13,9 @@ class NoData(ExportError):
     """Shards are missing, truncated, or made by another recipe."""
 
 
+class NotAccepted(ExportError):
+    """A trained network misses its recipe's acceptance limits."""
+
+
 class ParityError(ExportError):
     """The exported network does not answer as the trained one."""

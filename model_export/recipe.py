@@ -96,8 +96,13 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     try:
         return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise BadRecipe(f"there is no recipe {path}; the names are: {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(recipe_names())
+        raise BadRecipe(f"cannot read the recipe {name!r} ({error}); the names are: {known}") from error
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise BadRecipe(f"{path}: {error}") from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship."""
+    return sorted(p.stem for p in RECIPES.glob("*.toml"))

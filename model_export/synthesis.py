@@ -1,4 +1,4 @@
-"""Synthetic tiles: random specimens behind random aberrations, exposed by firmware.optics, labelled with z."""
+"""Synthetic tiles: random specimens behind random aberrations, exposed by firmware.optics, with their z."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from numpy.typing import NDArray
 
 from firmware.optics import Optics, PupilTable, Sensor, expose, fine_ratio, good_size, image, spread_um
 from firmware.specimens import transmission
+from model_export.errors import NoData
 from model_export.recipe import OpticsTable, Recipe
 
 SPLITS = {"train": 0, "validation": 1, "specimens": 2, "optics": 3, "demo": 4}
 SPECIMENS_PER_SHARD = 250
+_MAKER = "recipe.json"
 
 
 def draw_optics(rng: np.random.Generator, table: OpticsTable) -> Optics:
     """One microscope out of the recipe's ranges."""
     nominal = Optics()
     shift = rng.uniform(-1, 1, 3) * table.wavelength_shift_nm
-    lines = tuple(tuple(line + float(s) for line in lines) for lines, s in zip(nominal.lines_nm, shift, strict=True))
+    shifted = [np.add(lines, s) for lines, s in zip(nominal.lines_nm, shift, strict=True)]
     colour = rng.uniform(*table.longitudinal_colour_scale) * np.asarray(nominal.longitudinal_colour_um)
     return Optics(
         numerical_aperture=rng.uniform(*table.numerical_aperture),
         pixel_um=rng.uniform(*table.pixel_um),
         spherical_waves=rng.uniform(*table.spherical_waves),
         longitudinal_colour_um=(float(colour[0]), float(colour[1]), float(colour[2])),
-        lines_nm=lines,
+        lines_nm=tuple(tuple(lines.tolist()) for lines in shifted),
     )
 
 
@@ -89,22 +91,39 @@ def write_shards(
 ) -> None:
     """Write shards of tiles for one split into `out`; shards that are already there are kept.
 
-    Each shard is `SPLIT-NNN.tiles.npy` (T, S, S, 3) uint8, `.z.npy` (T,) float32 and `.specimen.npy` (T,) int32.
+    Each shard is `SPLIT-NNN.tiles.npy` (T, S, S, 3) uint8, `.z.npy` (T,) float32 and `.specimen.npy` (T,)
+    int32.
+
+    Raises:
+        NoData: The folder holds the shards of another recipe.
     """
+    check_maker(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(recipe_key(recipe), encoding="utf-8")
+    (out / _MAKER).write_text(_key(recipe), encoding="utf-8")
     done = 0
     with ProcessPoolExecutor(workers) as pool:
         for first in range(0, specimens, SPECIMENS_PER_SHARD):
             members = range(first, min(first + SPECIMENS_PER_SHARD, specimens))
             stem = out / f"{split}-{first // SPECIMENS_PER_SHARD:03d}"
             if not stem.with_suffix(".z.npy").exists():
-                _write_shard(stem, members, pool.map(partial(specimen_tiles, recipe, split), members, chunksize=4))
+                made = pool.map(partial(specimen_tiles, recipe, split), members, chunksize=4)
+                _write_shard(stem, members, made)
             done += len(members)
             progress(done, specimens)
 
 
-def recipe_key(recipe: Recipe) -> str:
+def check_maker(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder whose shards another recipe made.
+
+    Raises:
+        NoData: It is so.
+    """
+    maker = folder / _MAKER
+    if maker.exists() and maker.read_text(encoding="utf-8") != _key(recipe):
+        raise NoData(f"{folder} was made by another recipe; make new shards in another folder")
+
+
+def _key(recipe: Recipe) -> str:
     """What of a recipe decides its shards, as JSON."""
     return json.dumps(recipe.model_dump(include={"seed", "optics", "data"}), sort_keys=True)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from queue import Queue
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from firmware import plugins
+from firmware.errors import UnknownPlugin
 from model_export.data import Tiles, draw_batch
-from model_export.errors import BadRecipe
+from model_export.errors import BadRecipe, NoData
 from model_export.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]
@@ -32,6 +35,7 @@ class Trained:
     steps: int
     duration_s: float
     loss: float
+    device: str
 
 
 def build(recipe: Recipe) -> nn.Module:
@@ -42,11 +46,22 @@ def build(recipe: Recipe) -> nn.Module:
     """
     torch.manual_seed(recipe.seed)
     try:
-        family = importlib.import_module(f"model_export.families.{recipe.family}")
-        net: nn.Module = family.Net(**recipe.network)
-    except (ModuleNotFoundError, TypeError) as error:
-        raise BadRecipe(f"family {recipe.family!r} with {recipe.network}: {error}") from error
+        net: nn.Module = family_of(recipe).Net(**recipe.network)
+    except TypeError as error:
+        raise BadRecipe(f"family {recipe.family!r} does not take {recipe.network}: {error}") from error
     return net
+
+
+def family_of(recipe: Recipe) -> ModuleType:
+    """The recipe's file in families/.
+
+    Raises:
+        BadRecipe: There is none of that name.
+    """
+    try:
+        return plugins.load("model_export.families", recipe.family)
+    except UnknownPlugin as error:
+        raise BadRecipe(f"recipe {recipe.name!r}: {error}") from error
 
 
 def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: int | None = None) -> Trained:
@@ -74,10 +89,14 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
         schedule.load_state_dict(state["schedule"])
         first, spent_s, mean = state["step"], state["duration_s"], state["loss"]
     started = time.monotonic() - spent_s
-    for step, (counts, depths) in zip(range(first, steps), _batches(recipe, tiles, first, steps), strict=True):
+    for step, (counts, depths) in zip(
+        range(first, steps), _batches(recipe, tiles, first, steps), strict=True
+    ):
         with torch.autocast(device.type, torch.bfloat16):
             defocus_um, log_sigma = net(torch.from_numpy(counts).to(device))
-        loss = objective(defocus_um.float(), log_sigma.float(), torch.from_numpy(depths).to(device), table.clip_um)
+        loss = objective(
+            defocus_um.float(), log_sigma.float(), torch.from_numpy(depths).to(device), table.clip_um
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -87,7 +106,32 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
         progress(step + 1, steps, mean)
         if (step + 1) % table.checkpoint_every == 0 or step + 1 == steps:
             _save(checkpoint, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
-    return Trained(net.eval(), steps, time.monotonic() - started, mean)
+    return Trained(net.eval().cpu(), steps, time.monotonic() - started, mean, device_name(device))
+
+
+def load_trained(recipe: Recipe, run: Path) -> Trained:
+    """The network of the last checkpoint in `run`, ready to be asked.
+
+    Raises:
+        NoData: There is no checkpoint, or it is of another network.
+    """
+    checkpoint = run / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise NoData(f"{run} has no checkpoint; train first: parfocal-model train {recipe.name} --run {run}")
+    net = build(recipe)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        net.load_state_dict(state["net"])
+    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        raise NoData(f"{checkpoint} does not hold this recipe's network: {error}") from error
+    return Trained(net.eval(), state["step"], state["duration_s"], state["loss"], state.get("device", "cpu"))
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
 
 
 def objective(defocus_um: Tensor, log_sigma: Tensor, truth_um: Tensor, clip_um: float) -> Tensor:
@@ -121,14 +165,18 @@ def _batches(
 
     def draw() -> None:
         for step in range(first, steps):
-            queue.put(draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch))
+            queue.put(
+                draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch)
+            )
 
     threading.Thread(target=draw, name="batches", daemon=True).start()
     for _ in range(first, steps):
         yield queue.get()
 
 
-def _save(path: Path, net: nn.Module, optimiser: Any, schedule: Any, step: int, duration_s: float, loss: float) -> None:
+def _save(
+    path: Path, net: nn.Module, optimiser: Any, schedule: Any, step: int, duration_s: float, loss: float
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "net": net.state_dict(),
@@ -137,6 +185,7 @@ def _save(path: Path, net: nn.Module, optimiser: Any, schedule: Any, step: int, 
         "step": step,
         "duration_s": duration_s,
         "loss": loss,
+        "device": device_name(next(net.parameters()).device),
     }
     draft = path.with_suffix(".draft")
     torch.save(state, draft)

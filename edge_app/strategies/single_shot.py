@@ -16,30 +16,27 @@ _SHARPER = 1.01
 _FLOOR_UM = 0.5
 _SIGMAS = 4.0
 
-Decided = Generator[MoveTo, Observation, "Observation | GiveUp"]
+Walk = Generator[MoveTo, Observation, Observation]
 
 
 def plan(first: Observation, ground: Ground) -> Plan:
     """Move by the estimate, check, refine; hand over to the sweep where the model says it cannot know."""
     look: Observation = first
     if _verdict(look) is Verdict.SIGN_UNCERTAIN:
-        decided = yield from _decide_sign(look, ground)
-        if isinstance(decided, GiveUp):
-            return decided
-        look = decided
-    elif _verdict(look) in (Verdict.OUT_OF_RANGE, Verdict.DISAGREEMENT):
-        return (yield from sweep.plan(look, ground))
+        look = yield from _decide_sign(look, ground)
+    elif _verdict(look) is Verdict.OUT_OF_RANGE:
+        look = yield from _leap(look, ground)
     if _verdict(look) is not Verdict.OK:
-        return _give_up(look)
+        return (yield from _without_estimate(look, ground))
     best = look
     for attempt in range(1 + _REFINEMENTS):
         distance_um = _estimate(look).defocus_um
-        if abs(distance_um) <= _close_um(look, ground):
-            return Settled(f"within {abs(distance_um):.2f} um of focus" if attempt else "already in focus")
-        target = min(max(look.z_um - distance_um, ground.low_um), ground.high_um)
-        moved = yield MoveTo(target, f"{'refine' if attempt else 'move'} by {-distance_um:+.2f} um")
+        if abs(distance_um) <= _CLOSE * ground.depth_of_field_um:
+            return Settled(f"within {abs(distance_um):.2f} um of focus")
+        why = f"{'refine' if attempt else 'move'} by {-distance_um:+.2f} um"
+        moved = yield MoveTo(_within(look.z_um - distance_um, ground), why)
         if _verdict(moved) is not Verdict.OK:
-            return (yield from _after_surprise(moved, ground))
+            return (yield from _without_estimate(moved, ground))
         if not _as_moved(look, moved) and sharper(look, moved) < _SHARPER:
             return GiveUp(Verdict.DISAGREEMENT, "the estimate did not change by the move that was made")
         look = moved
@@ -56,31 +53,36 @@ def _rest_at_best(look: Observation, best: Observation) -> Plan:
     return Settled("refined")
 
 
-def _after_surprise(moved: Observation, ground: Ground) -> Plan:
-    """The look after a move is not OK: out of range or torn means sweep, anything else means stop."""
-    if _verdict(moved) in (Verdict.OUT_OF_RANGE, Verdict.DISAGREEMENT, Verdict.SIGN_UNCERTAIN):
-        return (yield from sweep.plan(moved, ground))
-    return _give_up(moved)
+def _without_estimate(look: Observation, ground: Ground) -> Plan:
+    """A look that no move can be taken from: sweep if there is something to see, else say why not."""
+    if _verdict(look) in (Verdict.OUT_OF_RANGE, Verdict.DISAGREEMENT, Verdict.SIGN_UNCERTAIN):
+        return (yield from sweep.plan(look, ground))
+    return GiveUp(_verdict(look), _estimate(look).sentence)
 
 
-def _decide_sign(look: Observation, ground: Ground) -> Decided:
-    """One known small move away from the specimen: the magnitude grows above focus and shrinks below it."""
+def _leap(look: Observation, ground: Ground) -> Walk:
+    """From beyond the range the side is likely known: one long move, kept only if it made things sharper."""
+    guess = _estimate(look)
+    if abs(guess.defocus_um) < 2 * guess.sigma_um:
+        return look
+    landed = yield MoveTo(_within(look.z_um - guess.defocus_um, ground), f"out of range; leap {-guess.defocus_um:+.1f} um")
+    return landed if sharper(look, landed) > _SHARPER else look
+
+
+def _decide_sign(look: Observation, ground: Ground) -> Walk:
+    """One known small move away from the specimen: it blurs above focus and sharpens below it."""
     size_um = _estimate(look).defocus_um
     probe_um = min(max(ground.depth_of_field_um, 0.3 * size_um), 3.0)
     probed = yield MoveTo(min(look.z_um + probe_um, ground.high_um), "a small move away decides the side")
     if _verdict(probed) not in (Verdict.OK, Verdict.SIGN_UNCERTAIN):
-        return _give_up(probed)
-    gained_um = probed.z_um - look.z_um
-    sign = 1.0 if abs(_estimate(probed).defocus_um) > size_um else -1.0
-    if sharper(look, probed) > 1.02:
-        sign = -1.0
-    elif sharper(look, probed) < 0.98:
-        sign = 1.0
-    target = min(max(look.z_um - sign * size_um, ground.low_um), ground.high_um)
-    after = yield MoveTo(target, f"the side is {'above' if sign > 0 else 'below'} focus ({gained_um:+.1f} um probe)")
-    if _verdict(after) is Verdict.SIGN_UNCERTAIN and sharper(look, after) < _SHARPER:
-        return GiveUp(Verdict.SIGN_UNCERTAIN, "the side of focus stayed unknown after a small move")
-    return after
+        return probed
+    above = sharper(look, probed) < 1.0
+    target = _within(look.z_um - (size_um if above else -size_um), ground)
+    return (yield MoveTo(target, f"the side is {'above' if above else 'below'} focus"))
+
+
+def _within(z_um: float, ground: Ground) -> float:
+    return min(max(z_um, ground.low_um), ground.high_um)
 
 
 def _as_moved(before: Observation, after: Observation) -> bool:
@@ -88,12 +90,6 @@ def _as_moved(before: Observation, after: Observation) -> bool:
     a, b = _estimate(before), _estimate(after)
     surprise_um = abs((a.defocus_um - b.defocus_um) - (before.z_um - after.z_um))
     return surprise_um <= _FLOOR_UM + 0.2 * abs(a.defocus_um) + _SIGMAS * (a.sigma_um**2 + b.sigma_um**2) ** 0.5
-
-
-def _close_um(look: Observation, ground: Ground) -> float:
-    """Near enough to rest: a quarter of the depth of field, less than what the estimate can resolve."""
-    del look
-    return _CLOSE * ground.depth_of_field_um
 
 
 def _verdict(look: Observation) -> Verdict:
@@ -104,7 +100,3 @@ def _estimate(look: Observation) -> DefocusEstimate:
     if look.estimate is None:
         raise ValueError("single_shot needs a model's estimate in every look")
     return look.estimate
-
-
-def _give_up(look: Observation) -> GiveUp:
-    return GiveUp(_verdict(look), _estimate(look).sentence)

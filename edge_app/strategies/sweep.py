@@ -1,8 +1,13 @@
-"""Coarse to fine on a classical measure: slow, needs no model, and works from far away."""
+"""Coarse to fine on a classical measure: slow, needs no model, and works from far away.
+
+Scores are the mean logarithm of sharpness over patches, so that each patch counts by how much it changes, not by
+how bright or how rough it is: one speck of dirt far from focus cannot outvote the specimen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Iterable
 
 import numpy as np
 
@@ -11,69 +16,111 @@ from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled
 
 SUMMARY = "sweep coarse to fine on a classical sharpness measure"
 NEEDS_MODEL = False
-_PEAK_OVER_MEDIAN = 1.15
+_PEAK = 0.08
+_WORSE = 0.01
+_FLOOR = 1e-6
+_RANGES = 4
 Samples = dict[float, Observation]
 Walk = Generator[MoveTo, Observation, None]
 
 
 def plan(first: Observation, ground: Ground) -> Plan:
-    """Scan around the start, re-centre while the peak lies at an edge, scan finely, take the vertex."""
+    """Scan around the start, re-centre while the peak lies at an edge, climb in fine steps, take the vertex."""
     seen: Samples = {first.z_um: first}
-    centre = first.z_um
-    for _ in range(4):
-        low = max(ground.low_um, centre - ground.half_range_um)
-        high = min(ground.high_um, centre + ground.half_range_um)
-        yield from _scan(seen, low, high, ground.coarse_um, "coarse scan")
-        centre = _best(seen)
-        inside = min(seen) + 0.5 * ground.coarse_um < centre < max(seen) - 0.5 * ground.coarse_um
-        at_the_end = min(seen) <= ground.low_um + 1e-6 and max(seen) >= ground.high_um - 1e-6
-        if inside or at_the_end:
+    for _ in range(_RANGES):
+        yield from _scan(seen, ground)
+        if not _leaves_range(seen, ground):
             break
-    if not any(o.informative.any() for o in seen.values()):
-        return GiveUp(Verdict.NO_CONTENT, "nothing came into view anywhere in the sweep")
-    if not _has_peak(seen):
-        return GiveUp(Verdict.DISAGREEMENT, "sharpness has no peak in reach; look at another field or widen the sweep")
-    yield from _scan(seen, centre - ground.coarse_um, centre + ground.coarse_um, ground.fine_um, "fine scan")
-    target = min(max(_vertex(seen), ground.low_um), ground.high_um)
-    last = yield MoveTo(target, f"peak of sharpness at {target:.2f} um")
-    seen[last.z_um] = last
-    return Settled("the sweep's sharpest position")
+    flat = _flat(seen)
+    if flat is not None:
+        return flat
+    yield from _climb(seen, ground)
+    best = _best(seen)
+    if best >= max(seen) or best <= min(seen):
+        return GiveUp(Verdict.OUT_OF_RANGE, f"sharpness still rises at the end of the travel, at {best:.2f} um")
+    target = _vertex(seen, ground.fine_um)
+    yield from _look(seen, [target], "peak of sharpness")
+    scores = _scores(seen)
+    best = _best(seen)
+    if scores[best] - scores[_nearest(seen, target)] > _WORSE:
+        yield from _look(seen, [best], "the sharpest look so far")
+    return Settled(f"sharpness peaks at {target:.2f} um")
 
 
-def _scan(seen: Samples, low: float, high: float, step: float, why: str) -> Walk:
-    """Look at every step from the top down that has not been seen; the axis approaches downwards anyway."""
-    count = max(1, round((high - low) / step))
-    for z in np.linspace(high, low, count + 1):
-        if all(abs(z - known) > 0.25 * step for known in seen):
-            looked = yield MoveTo(float(z), why)
-            seen[looked.z_um] = looked
+def _look(seen: Samples, wanted: Iterable[float], why: str) -> Walk:
+    for z in wanted:
+        looked = yield MoveTo(float(z), why)
+        seen[looked.z_um] = looked
 
 
-def _scores(seen: Samples) -> tuple[list[float], list[float]]:
-    """Positions and mean sharpness over the patches that are informative anywhere in the sweep."""
+def _scan(seen: Samples, ground: Ground) -> Walk:
+    """Look at every coarse step around the best so far, from the top down: the axis approaches downwards."""
+    centre = _best(seen)
+    low = max(ground.low_um, centre - ground.half_range_um)
+    high = min(ground.high_um, centre + ground.half_range_um)
+    steps = max(1, round((high - low) / ground.coarse_um))
+    for z in np.linspace(high, low, steps + 1):
+        if abs(z - _nearest(seen, z)) > 0.25 * ground.coarse_um:
+            yield from _look(seen, [float(z)], "coarse scan")
+
+
+def _climb(seen: Samples, ground: Ground) -> Walk:
+    """Look in fine steps until the best look has a neighbour on both sides."""
+    step = ground.fine_um
+    top = _vertex(seen, ground.coarse_um)
+    wanted = [z for z in (top + step, top, top - step) if ground.low_um <= z <= ground.high_um]
+    yield from _look(seen, [z for z in wanted if abs(z - _nearest(seen, z)) > 0.5 * step], "fine scan")
+    for _ in range(math.ceil(2 * ground.coarse_um / step)):
+        best = _best(seen)
+        for z in (best + step, best - step):
+            z = min(max(z, ground.low_um), ground.high_um)
+            if abs(z - _nearest(seen, z)) > 0.5 * step:
+                yield from _look(seen, [z], "fine scan")
+                break
+        else:
+            return
+
+
+def _scores(seen: Samples) -> dict[float, float]:
+    """Mean log sharpness by position, over the patches that are informative anywhere, or over all if none is."""
     mask = np.logical_or.reduce([o.informative for o in seen.values()])
     if not mask.any():
         mask = np.ones_like(mask)
-    positions = sorted(seen)
-    return positions, [float(seen[z].sharpness[mask].mean()) for z in positions]
+    return {z: float(np.log(o.sharpness[mask] + _FLOOR).mean()) for z, o in seen.items()}
 
 
 def _best(seen: Samples) -> float:
-    positions, scores = _scores(seen)
-    return positions[int(np.argmax(scores))]
+    scores = _scores(seen)
+    return max(scores, key=scores.__getitem__)
 
 
-def _has_peak(seen: Samples) -> bool:
-    _, scores = _scores(seen)
-    return max(scores) > _PEAK_OVER_MEDIAN * float(np.median(scores))
+def _nearest(seen: Samples, z_um: float) -> float:
+    return min(seen, key=lambda known: abs(known - z_um))
 
 
-def _vertex(seen: Samples) -> float:
-    """The top of the parabola through the best sample and its neighbours, kept between them."""
-    positions, scores = _scores(seen)
-    k = int(np.argmax(scores))
-    if k in (0, len(positions) - 1):
-        return positions[k]
-    z, s = np.asarray(positions[k - 1 : k + 2]), np.log(np.asarray(scores[k - 1 : k + 2]) + 1e-12)
-    a, b, _ = np.polyfit(z - z[1], s, 2)
-    return float(np.clip(z[1] - b / (2 * a), z[0], z[2])) if a < 0 else float(z[1])
+def _leaves_range(seen: Samples, ground: Ground) -> bool:
+    """Whether the best look lies at an end of what was scanned, with travel left beyond it."""
+    best, reach = _best(seen), 0.5 * ground.coarse_um
+    return (best == max(seen) and best < ground.high_um - reach) or (
+        best == min(seen) and best > ground.low_um + reach
+    )
+
+
+def _flat(seen: Samples) -> GiveUp | None:
+    """A refusal if nothing stands out of the scan."""
+    scores = sorted(_scores(seen).values())
+    if scores[-1] - float(np.median(scores)) > _PEAK:
+        return None
+    if any(o.informative.any() for o in seen.values()):
+        return GiveUp(Verdict.OUT_OF_RANGE, "sharpness has no peak in reach; widen the sweep, or try another field")
+    return GiveUp(Verdict.NO_CONTENT, "nothing came into view anywhere in the sweep; move to a place with specimen")
+
+
+def _vertex(seen: Samples, step_um: float) -> float:
+    """The top of the parabola through the looks within 1.5 steps of the best, kept within one step of it."""
+    scores, best = _scores(seen), _best(seen)
+    near = [z for z in seen if abs(z - best) < 1.5 * step_um]
+    if len(near) < 3:
+        return best
+    a, b, _ = np.polyfit(np.asarray(near) - best, [scores[z] - scores[best] for z in near], 2)
+    return best + float(np.clip(-b / (2 * a), -step_um, step_um)) if a < 0 else best

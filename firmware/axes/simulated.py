@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from firmware.clock import Clock
@@ -34,14 +35,23 @@ class SimulatedAxis(ZAxis):
             sent += part
         return sign * sent
 
-    def _seek_home(self) -> int:
+    def _seek_home(self, halt: threading.Event) -> int:
         """The switch sits at the top of the travel; the stage comes back to the middle of its window."""
         middle_um = 0.5 * (self.profile.low_um + self.profile.high_um)
         distance_um = self.profile.high_um - self._world.stage.motor_um
         for part_um in (distance_um, middle_um - self.profile.high_um):
-            self._clock.sleep(abs(part_um) / (5 * self.profile.speed_um_s))
-            self._world.stage.turn(part_um / (1 + self._world.table.scale_error))
+            self._slew(part_um, halt)
         return round(middle_um / self.profile.um_per_step)
+
+    def _slew(self, distance_um: float, halt: threading.Event) -> None:
+        """Go fast by what the screw really moves, until `halt` is set."""
+        speed_um_s = 5 * self.profile.speed_um_s
+        chunks = max(1, math.ceil(abs(distance_um) / (speed_um_s * _CHUNK_S)))
+        for _ in range(chunks):
+            if halt.is_set():
+                return
+            self._clock.sleep(abs(distance_um) / chunks / speed_um_s)
+            self._world.stage.turn(distance_um / chunks / (1 + self._world.table.scale_error))
 
 
 def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis:

@@ -1,1 +1,1 @@
-"""Cameras: one driver a file, its name is its key, `open_camera` opens it. Drivers never import each other."""
+"""Cameras: one driver a file, its name is its key, `open_camera` opens it; none imports another."""

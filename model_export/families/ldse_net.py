@@ -1,9 +1,9 @@
 """LDSE-Net: a lightweight densely connected network with squeeze-excitation that regresses signed defocus.
 
 Layout after the paper: 7x7/2 stem with padding 3, 3x3/2 max pool, four dense blocks of
-BN-activation-convolution, transitions of BN-Tanh-1x1-average pool, squeeze-excitation with Tanh after the last
-dense block, global average pooling, fully connected. Ours are the front end (optical density, so that
-illumination and stain strength cancel) and the second output, the log of the Laplace scale of the error.
+BN-activation-convolution, transitions of BN-Tanh-1x1-average pool, squeeze-excitation with Tanh after the
+last dense block, global average pooling, fully connected. Ours are the front end (optical density, so that
+illumination and stain strength cancel) and the second output, the log of the error's standard deviation.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class SqueezeExcitation(nn.Module):
 class Net(nn.Module):
     """(N, 224, 224, 3) uint8 to (N,) defocus in um and (N,) log sigma in log um."""
 
-    def __init__(self, stem: int, growth: int, layers: list[int], transitions: list[int], scale_um: float) -> None:
+    def __init__(
+        self, stem: int, growth: int, layers: list[int], transitions: list[int], scale_um: float
+    ) -> None:
         super().__init__()
         self.scale_um = scale_um
         self.front = OpticalDensity()

@@ -1,0 +1,206 @@
+"""Benchmark: where a frame's time goes, per model and runtime, beside this machine's own sgemm rate.
+
+Everything is measured in one run and in turns, so that ratios hold when the machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from edge_app.bundle import factory_bundles
+from edge_app.controller import Controller, Look
+from edge_app.errors import RuntimeFailed
+from edge_app.model import Model, open_model
+from edge_app.patches import PatchGrid
+from edge_app.runtime import available
+from firmware.camera import Camera, Exposure
+from firmware.clock import ManualClock
+from firmware.frames import Pixels
+from firmware.microscope import Microscope, open_microscope
+from firmware.profile import load_profile
+
+STAGES = ("capture", "cut", "reject", "sharpness", "infer", "fuse")
+_ROUNDS = 9
+_SGEMM = 2048
+Progress = Callable[[int, int, str], None]
+
+
+class HeldFrame(Camera):
+    """A camera whose frame is already there, so that capturing costs what the line costs and no rendering."""
+
+    def __init__(self, microscope: Microscope, pixels: Pixels) -> None:
+        super().__init__(microscope.profile.camera, microscope.clock, microscope.profile.name)
+        self._pixels = pixels
+
+    def _next(self, timeout_s: float) -> Exposure:
+        del timeout_s
+        now_s = self._clock.now_s()
+        return Exposure(now_s, now_s, self._pixels.copy)
+
+
+def bench(threads: int, progress: Progress) -> dict[str, Any]:
+    """Measure every factory bundle in every runtime on one 2592x1944 frame of 88 patches.
+
+    Returns:
+        `rows` per model and runtime, `stages_ms` for the fastest, `ratios` as {"median", "low", "high"}.
+
+    Raises:
+        RuntimeFailed: No runtime or no bundle can be used here.
+    """
+    threads = threads or os.cpu_count() or 1
+    progress(0, 4, "rendering a frame")
+    microscope = open_microscope(load_profile("simulated"), ManualClock())
+    if microscope.world is not None:
+        microscope.world.load_field(0, "tissue")
+    frame = microscope.capture()
+    microscope.camera = HeldFrame(microscope, frame.pixels)
+    rgb = frame.as_rgb8()
+    counts = PatchGrid.fit(*rgb.shape[:2]).cut(rgb)
+    progress(1, 4, "timing runtimes in turns with sgemm")
+    models = _open_all(threads)
+    rows, times = _rows(models, counts, threads)
+    fastest = min(rows, key=lambda row: row["ms_per_frame"])
+    model = models[rows.index(fastest)]
+    progress(2, 4, f"timing the stages of a frame with {fastest['runtime']}")
+    stages = _stages(Controller(microscope, model))
+    progress(3, 4, "comparing with one patch at a time and with torch")
+    ratios = {"one_by_one_over_batch": _one_by_one(model, counts)}
+    eager = _against_eager(model, counts, threads)
+    if eager is not None:
+        ratios["torch_eager_over_fastest"] = eager
+    ratios["slowest_runtime_over_fastest"] = _spread(
+        [slow / fast for slow, fast in zip(max(times, key=sum), min(times, key=sum), strict=True)]
+    )
+    overhead = sum(ms for stage, ms in stages.items() if stage != "infer") / sum(stages.values())
+    progress(4, 4, "done")
+    return {
+        "rows": rows,
+        "stages_ms": {stage: round(ms, 3) for stage, ms in stages.items()},
+        "ratios": ratios,
+        "all_but_inference": round(overhead, 4),
+        "cores": os.cpu_count(),
+    }
+
+
+def print_table(result: dict[str, Any], console: Console) -> None:
+    """Show a result to a person."""
+    table = Table("model", "runtime", "patches", "threads", "ms per frame", "GFLOP/s", "share of sgemm")
+    for row in result["rows"]:
+        cells = (f"{row['ms_per_frame']:.1f}", f"{row['gflops']:.0f}", f"{row['fraction_of_sgemm']:.0%}")
+        table.add_row(row["model"], row["runtime"], str(row["batch"]), str(row["threads"]), *cells)
+    console.print(table)
+    stages = Table("stage", "ms")
+    for stage, ms in result["stages_ms"].items():
+        stages.add_row(stage, f"{ms:.2f}")
+    console.print(stages)
+    console.print(f"everything but inference takes {result['all_but_inference']:.1%} of a frame's time")
+    for name, ratio in result["ratios"].items():
+        console.print(f"{name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+
+
+def _open_all(threads: int) -> list[Model]:
+    usable = [name for name, missing in available().items() if not missing]
+    models = [open_model(path, name, threads) for path in factory_bundles() for name in usable]
+    if not models:
+        raise RuntimeFailed("nothing to measure: no factory bundle or no runtime; run `parfocal doctor`")
+    return models
+
+
+def _rows(
+    models: list[Model], counts: NDArray[np.uint8], threads: int
+) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((_SGEMM, _SGEMM), dtype=np.float32)
+    calls: list[Callable[[], object]] = [lambda: a @ a]
+    calls += [lambda m=model: m.infer(counts) for model in models]  # type: ignore[misc]
+    sgemm, *times = _in_turns(calls)
+    rate = [2 * _SGEMM**3 / seconds / 1e9 for seconds in sgemm]
+    rows = []
+    for model, seconds in zip(models, times, strict=True):
+        gflops = [model.bundle.manifest.flop_per_patch * len(counts) / s / 1e9 for s in seconds]
+        rows.append({
+            "model": model.label,
+            "runtime": model.runtime.name,
+            "batch": len(counts),
+            "threads": threads,
+            "ms_per_frame": round(statistics.median(seconds) * 1e3, 2),
+            "gflops": round(statistics.median(gflops), 1),
+            "fraction_of_sgemm": round(statistics.median(g / r for g, r in zip(gflops, rate, strict=True)), 4),
+        })
+    return rows, times
+
+
+def _in_turns(calls: list[Callable[[], object]]) -> list[list[float]]:
+    """Time every call once a round, all in turns, after one warm-up round: seconds[call][round]."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(_ROUNDS + 1):
+        for call, record in zip(calls, seconds, strict=True):
+            began = time.perf_counter()
+            call()
+            if turn:
+                record.append(time.perf_counter() - began)
+            time.sleep(0.05)
+    return seconds
+
+
+def _stages(controller: Controller) -> dict[str, float]:
+    looks: list[Look] = [controller.look() for _ in range(_ROUNDS + 1)][1:]
+    stages = {stage: statistics.median(look.stage_ms.get(stage, 0.0) for look in looks) for stage in STAGES}
+    stages["capture"] += statistics.median(look.stage_ms.get("convert", 0.0) for look in looks)
+    return stages
+
+
+def _one_by_one(model: Model, counts: NDArray[np.uint8]) -> dict[str, float]:
+    def singly() -> None:
+        for k in range(len(counts)):
+            model.infer(counts[k : k + 1])
+
+    alone, together = _in_turns([singly, lambda: model.infer(counts)])
+    return _spread([a / b for a, b in zip(alone, together, strict=True)])
+
+
+def _against_eager(model: Model, counts: NDArray[np.uint8], threads: int) -> dict[str, float] | None:
+    """Torch eager runs in a process of its own (this package never imports torch) and takes its turn on request."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    recipe = model.bundle.manifest.training.recipe
+    command = [str(Path(sys.executable).parent / "parfocal-model"), "eager", recipe, "--threads", str(threads)]
+    with subprocess.Popen(  # noqa: S603
+        [*command, "--patches", str(len(counts))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ratios = []
+        for turn in range(_ROUNDS + 1):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                return None
+            began = time.perf_counter()
+            model.infer(counts)
+            if turn:
+                ratios.append(float(answer) / (time.perf_counter() - began))
+        process.stdin.close()
+    return _spread(ratios)
+
+
+def _spread(ratios: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "low": round(min(ratios), 3),
+        "high": round(max(ratios), 3),
+    }

@@ -1,0 +1,149 @@
+"""The client: the board's verbs from another machine; faults come back as the classes that the server raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from edge_app.patches import RegionOfInterest
+from edge_app.statuses import error_of
+from edge_app.stubs.parfocal.v1 import focus_pb2 as focus
+from edge_app.stubs.parfocal.v1 import microscope_pb2 as microscope
+from edge_app.stubs.parfocal.v1 import models_pb2 as models
+from edge_app.stubs.parfocal.v1 import simulation_pb2 as simulation
+from edge_app.stubs.parfocal.v1.focus_pb2_grpc import FocusServiceStub
+from edge_app.stubs.parfocal.v1.microscope_pb2_grpc import MicroscopeServiceStub
+from edge_app.stubs.parfocal.v1.models_pb2_grpc import ModelServiceStub
+from edge_app.stubs.parfocal.v1.simulation_pb2_grpc import SimulationServiceStub
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+)
+
+
+class Client:
+    """A connection to one appliance; close it, or use it in a with-block.
+
+    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, which may be stopped instead.
+
+    Raises, from every verb:
+        FirmwareError, AppError: What the server raised.
+        Unreachable: Nothing answers.
+        RemoteError: Any other fault.
+    """
+
+    def __init__(self, address: str, timeout_s: float | None = 60.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._focus = FocusServiceStub(self._channel)
+        self._microscope = MicroscopeServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+        self._simulation = SimulationServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Let go of the connection; a focus job that was started through it is stopped."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def measure(
+        self, with_map: bool = False, with_image: bool = False, roi: RegionOfInterest | None = None
+    ) -> focus.MeasureReply:
+        """Take one frame and say how far out of focus it is."""
+        request = focus.MeasureRequest(with_map=with_map, with_image=with_image, roi=_roi(roi))
+        with self._named():
+            return self._focus.Measure(request, timeout=self._timeout_s)
+
+    def focus(self, strategy: str = "", roi: RegionOfInterest | None = None) -> Iterator[focus.FocusEvent]:
+        """Focus, and give each look as it is taken, then the outcome; leaving the loop early stops the job."""
+        with self._named():
+            call = self._focus.Focus(focus.FocusRequest(strategy=strategy, roi=_roi(roi)))
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    def stop(self) -> focus.StopReply:
+        """Stop whatever moves."""
+        with self._named():
+            return self._focus.Stop(focus.StopRequest(), timeout=self._timeout_s)
+
+    def describe(self) -> microscope.DescribeReply:
+        """Say what the board is."""
+        with self._named():
+            return self._microscope.Describe(microscope.DescribeRequest(), timeout=self._timeout_s)
+
+    def capture(self, max_px: int = 0) -> microscope.CaptureReply:
+        """Take one frame as PNG, its longer side at most `max_px` unless that is 0."""
+        with self._named():
+            return self._microscope.Capture(microscope.CaptureRequest(max_px=max_px), timeout=self._timeout_s)
+
+    def position(self) -> microscope.GetPositionReply:
+        """Say where the objective is."""
+        with self._named():
+            return self._microscope.GetPosition(microscope.GetPositionRequest(), timeout=self._timeout_s)
+
+    def move_to(self, z_um: float) -> microscope.MoveReply:
+        """Go to a position, um."""
+        with self._named():
+            return self._microscope.Move(microscope.MoveRequest(to_um=z_um), timeout=self._timeout_s)
+
+    def move_by(self, dz_um: float) -> microscope.MoveReply:
+        """Go a distance, um; positive is away from the specimen."""
+        with self._named():
+            return self._microscope.Move(microscope.MoveRequest(by_um=dz_um), timeout=self._timeout_s)
+
+    def home(self) -> microscope.HomeReply:
+        """Find the axis's home switch."""
+        with self._named():
+            return self._microscope.Home(microscope.HomeRequest(), timeout=self._timeout_s)
+
+    def set_zero(self) -> microscope.SetZeroReply:
+        """Declare the present position to be zero."""
+        with self._named():
+            return self._microscope.SetZero(microscope.SetZeroRequest(), timeout=self._timeout_s)
+
+    def select_objective(self, name: str) -> microscope.SelectObjectiveReply:
+        """Say which objective is in the light path."""
+        request = microscope.SelectObjectiveRequest(name=name)
+        with self._named():
+            return self._microscope.SelectObjective(request, timeout=self._timeout_s)
+
+    def models(self) -> models.ListReply:
+        """List the models on the board."""
+        with self._named():
+            return self._models.List(models.ListRequest(), timeout=self._timeout_s)
+
+    def load_field(self, field: int, kind: str = "", defocus_um: float | None = None) -> simulation.Truth:
+        """Put another field under a simulated objective, `defocus_um` out of focus if given."""
+        request = simulation.LoadFieldRequest(field=field, kind=kind, defocus_um=defocus_um)
+        with self._named():
+            return self._simulation.LoadField(request, timeout=self._timeout_s).truth
+
+    def truth(self) -> simulation.Truth:
+        """Say how far out of focus the simulated world really is."""
+        with self._named():
+            return self._simulation.Truth(simulation.TruthRequest(), timeout=self._timeout_s)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Give a failed call the class of the error behind it."""
+        try:
+            yield
+        except grpc.RpcError as fault:
+            raise error_of(fault, self.address) from None
+
+
+def _roi(roi: RegionOfInterest | None) -> focus.RegionOfInterest | None:
+    if roi is None:
+        return None
+    return focus.RegionOfInterest(x_px=roi.x_px, y_px=roi.y_px, width_px=roi.width_px, height_px=roi.height_px)

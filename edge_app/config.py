@@ -1,0 +1,81 @@
+"""Settings: what the appliance was told at start, read once: defaults < TOML file < environment < flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from edge_app.errors import BadSettings
+from firmware.profile import explain
+
+PREFIX = "PARFOCAL_"
+_NOT_SETTINGS = frozenset({"config", "debug"})
+
+
+class Settings(BaseSettings):
+    """What `parfocal serve` needs to know.
+
+    `bundle` is a factory bundle, a path, or "none" to serve without a model. An empty `runtime` is the fastest
+    one here, an empty `strategy` the board's own, `threads` 0 one per core. `seed` replaces the simulation's.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    board: str = "simulated"
+    listen: str = "127.0.0.1:50051"
+    bundle: str = "factory"
+    runtime: str = ""
+    threads: int = Field(default=0, ge=0, le=256)
+    strategy: str = ""
+    seed: int | None = Field(default=None, ge=0)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before file; no dotenv files, no secrets folder."""
+        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Put all sources together; flags that are None count as not given.
+
+    Args:
+        config: A TOML file; None for the one that PARFOCAL_CONFIG names, if any.
+        flags: Settings from the command line.
+
+    Raises:
+        BadSettings: A key is unknown, a value cannot be, or the file cannot be read; the message names it.
+    """
+    _refuse_unknown_variables(os.environ)
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    path = config or (Path(named) if named else None)
+    if path is not None and not path.is_file():
+        raise BadSettings(f"there is no configuration file {path}; create it, or leave it out for the defaults")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return FromFile(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise BadSettings(f"{_origin(path)}: {explain(error)}") from error
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"cannot read {path}: {error}") from error
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    known = Settings.model_fields.keys() | _NOT_SETTINGS
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name[len(PREFIX) :].lower() not in known:
+            choices = ", ".join(f"{PREFIX}{key.upper()}" for key in sorted(known))
+            raise BadSettings(f"unknown variable {name} in the environment; known: {choices}")
+
+
+def _origin(path: Path | None) -> str:
+    return f"settings (flags, {PREFIX}*, {path})" if path else f"settings (flags, {PREFIX}*)"

@@ -1,0 +1,292 @@
+"""The gRPC services: a request becomes a call on the appliance, its value becomes the reply.
+
+Nothing here touches hardware: movers go through `Appliance.run` and `focus`, looks through `measure`. A call
+whose client vanished, cancelled or ran out of time ends only when its job has come to rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib import metadata
+from typing import Any, TypeVar
+
+from edge_app import bundle as bundles
+from edge_app import wire
+from edge_app.appliance import Appliance, Job
+from edge_app.controller import STRATEGIES, Controller, Look, Outcome
+from edge_app.errors import BadRequest
+from edge_app.pictures import png
+from edge_app.stubs.parfocal.v1 import (
+    focus_pb2,
+    focus_pb2_grpc,
+    microscope_pb2,
+    microscope_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    simulation_pb2,
+    simulation_pb2_grpc,
+)
+from firmware import plugins
+from firmware.errors import OutOfLimits
+from firmware.simulation import World
+
+T = TypeVar("T")
+MEASURE_PX = 1024
+_NEAR_UM = 0.1
+_TRIES = 3
+
+
+def version() -> str:
+    """The version of the parfocal that serves."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version("parfocal")
+    return "not installed"
+
+
+@asynccontextmanager
+async def at_rest_after(appliance: Appliance, job: Job) -> AsyncIterator[asyncio.Future[Any]]:
+    """Leave the block only when the job has ended; leaving it early (a cancelled call) stops the job first."""
+    ended = asyncio.wrap_future(job.result)
+    ended.add_done_callback(lambda future: future.cancelled() or future.exception())
+    try:
+        yield ended
+    finally:
+        if not ended.done():
+            appliance.stop(job)
+            await asyncio.wait([ended])
+
+
+async def run(appliance: Appliance, name: str, call: Callable[[Controller], T]) -> T:
+    """Run a mover on the hardware thread and wait for its value. Raises as `Appliance.run` and as the call."""
+    async with at_rest_after(appliance, appliance.run(name, call)) as ended:
+        result: T = await asyncio.shield(ended)
+        return result
+
+
+async def stop(appliance: Appliance) -> focus_pb2.StopReply:
+    """Stop whatever moves and answer when it rests."""
+    job = appliance.stop()
+    if job is not None:
+        async with at_rest_after(appliance, job) as ended:
+            await asyncio.wait([ended])
+    return focus_pb2.StopReply(was_running=job is not None, z_um=appliance.controller.microscope.axis.z_um)
+
+
+class FocusService(focus_pb2_grpc.FocusServiceServicer):
+    """Measuring defocus and removing it."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    async def Measure(self, request: focus_pb2.MeasureRequest, context: Any) -> focus_pb2.MeasureReply:
+        """One look, shared with whoever else asks; withdrawn if the client goes."""
+        del context
+        look = await asyncio.wrap_future(self._appliance.measure(wire.region_from(request)))
+        assert look.seen.estimate is not None
+        picture = await asyncio.to_thread(png, look.frame.pixels, MEASURE_PX) if request.with_image else None
+        return focus_pb2.MeasureReply(
+            estimate=wire.estimate_to(look.seen.estimate, look.frame, request.with_map),
+            sharpness=wire.mean_sharpness(look),
+            image_png=picture,
+        )
+
+    async def Focus(  # type: ignore[override] # writes its events, so that one coroutine owns the whole call
+        self, request: focus_pb2.FocusRequest, context: Any
+    ) -> None:
+        """A focus job, look by look; its last event is the outcome."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[focus_pb2.FocusEvent | None] = asyncio.Queue()
+        last: focus_pb2.Estimate | None = None
+
+        def tell(event: focus_pb2.FocusEvent | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def on_look(number: int, look: Look, why: str) -> None:
+            tell(wire.look_to(number, look, why))
+
+        strategy = request.strategy or self._appliance.controller.microscope.profile.focus.strategy
+        job = self._appliance.focus(strategy, on_look, wire.region_from(request))
+        async with at_rest_after(self._appliance, job):
+            job.result.add_done_callback(lambda _: tell(None))
+            while (event := await events.get()) is not None:
+                last = event.look.estimate if event.look.HasField("estimate") else None
+                await context.write(event)
+            outcome: Outcome = job.result.result()
+            await context.write(wire.outcome_to(outcome, last))
+
+    async def Stop(self, request: focus_pb2.StopRequest, context: Any) -> focus_pb2.StopReply:
+        """Stop whatever moves."""
+        del request, context
+        return await stop(self._appliance)
+
+
+class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
+    """The board, its camera and its axis."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+        self._microscope = appliance.controller.microscope
+
+    async def Describe(
+        self, request: microscope_pb2.DescribeRequest, context: Any
+    ) -> microscope_pb2.DescribeReply:
+        """What this board is."""
+        del request, context
+        default = self._microscope.profile.focus.strategy
+        others = [name for name in plugins.names(STRATEGIES) if name != default]
+        reply = wire.describe_to(self._microscope, [default, *others])
+        reply.serving_version = version()
+        model = self._appliance.controller.model
+        if model is not None:
+            reply.runtime = model.runtime.name
+            self._name_model(reply)
+        return reply
+
+    async def Capture(
+        self, request: microscope_pb2.CaptureRequest, context: Any
+    ) -> microscope_pb2.CaptureReply:
+        """One frame, also while a job runs: then it is the job's newest."""
+        del context
+        look = await asyncio.wrap_future(self._appliance.measure(ask=False))
+        frame = look.frame
+        return microscope_pb2.CaptureReply(
+            image_png=await asyncio.to_thread(png, frame.pixels, request.max_px),
+            z_um=frame.z_um,
+            captured_at_s=frame.captured_at_s,
+            exposure_ms=frame.exposure_ms,
+            width_px=frame.width_px,
+            height_px=frame.height_px,
+            channels=1 if frame.pixels.ndim == 2 else 3,
+        )
+
+    async def GetPosition(
+        self, request: microscope_pb2.GetPositionRequest, context: Any
+    ) -> microscope_pb2.GetPositionReply:
+        """Where the axis believes it is, now."""
+        del request, context
+        axis = self._microscope.axis
+        return microscope_pb2.GetPositionReply(
+            z_um=axis.z_um,
+            trust=wire.TRUSTS[axis.trust],
+            moving=axis.moving,
+            busy_with=self._appliance.busy_with or None,
+        )
+
+    async def Move(self, request: microscope_pb2.MoveRequest, context: Any) -> microscope_pb2.MoveReply:
+        """One move within the soft limits."""
+        del context
+        axis, target = self._microscope.axis, request.WhichOneof("target")
+        if target is None:
+            raise BadRequest("the move has no target; give to_um or by_um")
+        go, value = (axis.move_to, request.to_um) if target == "to_um" else (axis.move_by, request.by_um)
+        move = await run(self._appliance, "move", lambda _: go(value))
+        return microscope_pb2.MoveReply(from_z_um=move.from_um, z_um=move.to_um, moves=move.legs)
+
+    async def Home(self, request: microscope_pb2.HomeRequest, context: Any) -> microscope_pb2.HomeReply:
+        """Find the limit switch."""
+        del request, context
+        axis = self._microscope.axis
+        await run(self._appliance, "home", lambda _: axis.home())
+        return microscope_pb2.HomeReply(z_um=axis.z_um, trust=wire.TRUSTS[axis.trust])
+
+    async def SetZero(
+        self, request: microscope_pb2.SetZeroRequest, context: Any
+    ) -> microscope_pb2.SetZeroReply:
+        """Declare the present position to be zero."""
+        del request, context
+        axis, before_um = self._microscope.axis, self._microscope.axis.z_um
+        await run(self._appliance, "set-zero", lambda _: axis.set_zero())
+        return microscope_pb2.SetZeroReply(
+            from_z_um=before_um, z_um=axis.z_um, trust=wire.TRUSTS[axis.trust]
+        )
+
+    async def SelectObjective(
+        self, request: microscope_pb2.SelectObjectiveRequest, context: Any
+    ) -> microscope_pb2.SelectObjectiveReply:
+        """Note that another objective is in place."""
+        del context
+        await run(self._appliance, "objective", lambda c: c.microscope.select_objective(request.name))
+        reply = microscope_pb2.SelectObjectiveReply(
+            objective=wire.objective_to(self._microscope, self._microscope.objective),
+            z_um=self._microscope.axis.z_um,
+        )
+        self._name_model(reply)
+        return reply
+
+    async def Stop(self, request: focus_pb2.StopRequest, context: Any) -> focus_pb2.StopReply:
+        """Stop whatever moves."""
+        del request, context
+        return await stop(self._appliance)
+
+    def _name_model(self, reply: microscope_pb2.DescribeReply | microscope_pb2.SelectObjectiveReply) -> None:
+        model, scope = self._appliance.controller.model, self._microscope
+        if model and not model.bundle.manifest.passport.check(scope.profile.frame_optics(scope.objective)):
+            reply.model = model.label
+
+
+class ModelService(models_pb2_grpc.ModelServiceServicer):
+    """The models on the board."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+
+    async def List(self, request: models_pb2.ListRequest, context: Any) -> models_pb2.ListReply:
+        """The factory bundles and the one in use."""
+        del request, context
+        scope = self._appliance.controller.microscope
+        optics = scope.profile.frame_optics(scope.objective)
+        found = await asyncio.to_thread(self._bundles)
+        models = [wire.model_to(bundle, optics) for bundle in found]
+        return models_pb2.ListReply(models=sorted(models, key=lambda m: (m.name, m.version)))
+
+    def _bundles(self) -> list[bundles.ModelBundle]:
+        loaded = self._appliance.controller.model
+        found = {} if loaded is None else {loaded.bundle.sha256: loaded.bundle}
+        for path in bundles.factory_bundles():
+            bundle = bundles.read(path)
+            found[bundle.sha256] = bundle
+        return list(found.values())
+
+
+class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
+    """The simulated world's own handle; only boards whose camera looks at one have it."""
+
+    def __init__(self, appliance: Appliance, world: World) -> None:
+        self._appliance = appliance
+        self._world = world
+
+    async def LoadField(
+        self, request: simulation_pb2.LoadFieldRequest, context: Any
+    ) -> simulation_pb2.FieldReply:
+        """Another field, and the objective where the request wants it."""
+        del context
+        if request.field < 0:
+            raise BadRequest(f"field is {request.field}; give zero or more")
+        wanted_um = request.defocus_um if request.HasField("defocus_um") else None
+        load = lambda controller: self._load(controller, request.field, request.kind, wanted_um)  # noqa: E731
+        await run(self._appliance, "load field", load)
+        return simulation_pb2.FieldReply(truth=wire.truth_to(self._world))
+
+    async def Truth(self, request: simulation_pb2.TruthRequest, context: Any) -> simulation_pb2.Truth:
+        """How far out of focus the world really is."""
+        del request, context
+        return wire.truth_to(self._world)
+
+    def _load(self, controller: Controller, field: int, kind: str, wanted_um: float | None) -> None:
+        """Load a field and go there by the board's own mechanics; play and drift take a second try."""
+        world, axis = self._world, controller.microscope.axis
+        before = world.field
+        world.load_field(field, kind)
+        if wanted_um is None:
+            return
+        for _ in range(_TRIES):
+            missing_um = wanted_um - world.truth_um()
+            if abs(missing_um) <= _NEAR_UM:
+                return
+            try:
+                axis.move_by(missing_um)
+            except OutOfLimits:
+                world.load_field(before)
+                raise

@@ -1,0 +1,97 @@
+"""The one table between errors and gRPC statuses: the server reads it one way, the client the other."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from edge_app import errors as app
+from firmware import errors as board
+
+DOMAIN = "parfocal"
+_RETRY_S = 1
+_log = logging.getLogger(__name__)
+_Code = grpc.StatusCode
+
+STATUS: dict[type[Exception], grpc.StatusCode] = {
+    board.FirmwareError: _Code.INTERNAL,
+    board.ProfileError: _Code.INVALID_ARGUMENT,
+    board.UnknownPlugin: _Code.INVALID_ARGUMENT,
+    board.MissingDriver: _Code.FAILED_PRECONDITION,
+    board.StackError: _Code.DATA_LOSS,
+    # A camera may answer the next call. DEADLINE_EXCEEDED is left to gRPC: it means the client's deadline.
+    board.CameraError: _Code.UNAVAILABLE,
+    board.CameraTimeout: _Code.UNAVAILABLE,
+    # Nothing helps until somebody homes the axis or mends it: a client must not simply try again.
+    board.AxisError: _Code.FAILED_PRECONDITION,
+    board.OutOfLimits: _Code.OUT_OF_RANGE,
+    board.NotTrusted: _Code.FAILED_PRECONDITION,
+    board.TravelSpent: _Code.OUT_OF_RANGE,
+    board.MotionStopped: _Code.ABORTED,
+    app.AppError: _Code.INTERNAL,
+    app.GridTooLarge: _Code.INVALID_ARGUMENT,
+    app.BadSettings: _Code.FAILED_PRECONDITION,
+    app.BadRequest: _Code.INVALID_ARGUMENT,
+    app.UnknownStrategy: _Code.INVALID_ARGUMENT,
+    app.BundleError: _Code.FAILED_PRECONDITION,
+    app.BundleCorrupt: _Code.DATA_LOSS,
+    app.BundleNotFound: _Code.NOT_FOUND,
+    app.RuntimeFailed: _Code.FAILED_PRECONDITION,
+    # Not UNAVAILABLE: that is what an absent server looks like, and proxies repeat such calls unasked.
+    app.Busy: _Code.RESOURCE_EXHAUSTED,
+    app.JobStopped: _Code.ABORTED,
+    app.AddressInUse: _Code.UNAVAILABLE,
+    app.RemoteError: _Code.UNKNOWN,
+    app.Unreachable: _Code.UNAVAILABLE,
+}
+_BY_NAME = {kind.__name__: kind for kind in STATUS}
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The status code for an error: that of its own class, or INTERNAL for a class of neither tree."""
+    return STATUS.get(type(error), _Code.INTERNAL)  # type: ignore[arg-type]
+
+
+def status_of(error: BaseException, method: str) -> grpc.Status:
+    """An error as a status with details: its class as ErrorInfo.reason, and when to come back if Busy.
+
+    An error of neither tree is a defect of ours: it is logged with its traceback, and the client is told plainly.
+    """
+    code, message = code_of(error), str(error)
+    if type(error) not in STATUS:
+        _log.error("%s failed unexpectedly", method, exc_info=error)
+        message = "the server failed in a way that it did not foresee; its log has the traceback"
+    details = [error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN)]
+    packed = [any_pb2.Any() for _ in details]
+    for slot, detail in zip(packed, details, strict=True):
+        slot.Pack(detail)
+    if isinstance(error, app.Busy):
+        retry = any_pb2.Any()
+        retry.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=_RETRY_S)))
+        packed.append(retry)
+    number: int = code.value[0]
+    return rpc_status.to_status(status_pb2.Status(code=number, message=message, details=packed))
+
+
+def error_of(fault: grpc.RpcError, address: str) -> Exception:
+    """The error behind a failed call: the class that the server raised, or a RemoteError that says what to do."""
+    assert isinstance(fault, grpc.Call)
+    code, message = fault.code(), fault.details() or ""
+    status = rpc_status.from_call(fault)
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return _BY_NAME.get(info.reason, app.RemoteError)(message)
+    if code is _Code.UNAVAILABLE:
+        return app.Unreachable(
+            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"
+        )
+    if code is _Code.DEADLINE_EXCEEDED:
+        return app.RemoteError(f"{address} gave no answer in time; allow more time, or stop what it is doing")
+    if code is _Code.UNIMPLEMENTED:
+        return app.RemoteError(f"{address} does not offer this; only simulated boards load fields and tell the truth")
+    return app.RemoteError(f"{address} answered {code.name}: {message}")

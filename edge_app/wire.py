@@ -1,0 +1,233 @@
+"""Domain values as messages and back; the only place that knows both vocabularies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+
+from edge_app.bundle import Manifest, ModelBundle
+from edge_app.controller import Ending, Look, Outcome
+from edge_app.errors import BadRequest
+from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
+from edge_app.patches import PATCH_PX, PatchGrid, RegionOfInterest
+from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2, simulation_pb2
+from firmware.frames import Frame, FrameOptics
+from firmware.microscope import Microscope
+from firmware.profile import Objective
+from firmware.simulation import World
+from firmware.zaxis import Trust
+
+VERDICTS = {verdict: focus_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
+ENDINGS = {ending: focus_pb2.OutcomeKind.Value(f"OUTCOME_KIND_{ending.name}") for ending in Ending}
+TRUSTS = {trust: microscope_pb2.AxisTrust.Value(f"AXIS_TRUST_{trust.name}") for trust in Trust}
+
+
+def refuse_nonsense(message: Message, path: str = "") -> None:
+    """Refuse a request that holds a number which is none, at any depth.
+
+    Raises:
+        BadRequest: A field is NaN or infinite, or a region is empty.
+    """
+    for descriptor, value in message.ListFields():
+        name = f"{path}{descriptor.name}"
+        for item in value if descriptor.is_repeated else (value,):
+            if isinstance(item, Message):
+                refuse_nonsense(item, f"{name}.")
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise BadRequest(f"{name} is {item}; give a finite number")
+    if isinstance(message, focus_pb2.RegionOfInterest) and 0 in (message.width_px, message.height_px):
+        raise BadRequest(f"{path.rstrip('.')} is empty; give width_px and height_px above zero, or leave it out")
+
+
+def region_from(request: focus_pb2.MeasureRequest | focus_pb2.FocusRequest) -> RegionOfInterest | None:
+    """The region that a request names, or None for the whole frame."""
+    if not request.HasField("roi"):
+        return None
+    roi = request.roi
+    return RegionOfInterest(roi.x_px, roi.y_px, roi.width_px, roi.height_px)
+
+
+def estimate_to(estimate: DefocusEstimate, frame: Frame, with_map: bool = False) -> focus_pb2.Estimate:
+    """An estimate and when and where its frame was taken; NaN becomes absence."""
+    return focus_pb2.Estimate(
+        verdict=VERDICTS[estimate.verdict],
+        sentence=estimate.sentence,
+        defocus_um=_given(estimate.defocus_um),
+        sigma_um=_given(estimate.sigma_um),
+        patches_used=estimate.patches_used,
+        patches_total=estimate.patches.grid.count,
+        patches=_patches_to(estimate.patches) if with_map else (),
+        model=estimate.model,
+        z_um=frame.z_um,
+        captured_at_s=frame.captured_at_s,
+        exposure_ms=frame.exposure_ms,
+    )
+
+
+def patch_map_from(estimate: focus_pb2.Estimate) -> PatchMap | None:
+    """The patches of an estimate as arrays, or None if it carries none."""
+    patches = estimate.patches
+    if not patches:
+        return None
+    grid = PatchGrid(
+        rows=1 + max(p.row for p in patches),
+        columns=1 + max(p.column for p in patches),
+        top_px=round(patches[0].y_px - PATCH_PX / 2),
+        left_px=round(patches[0].x_px - PATCH_PX / 2),
+    )
+    return PatchMap(
+        grid,
+        np.asarray([p.informative for p in patches], bool),
+        np.asarray([p.defocus_um if p.HasField("defocus_um") else math.nan for p in patches], np.float32),
+        np.asarray([p.sigma_um if p.HasField("sigma_um") else math.nan for p in patches], np.float32),
+    )
+
+
+def look_to(number: int, look: Look, why: str) -> focus_pb2.FocusEvent:
+    """One look of a job; the controller counts from 1, the wire from 0."""
+    estimate = look.seen.estimate
+    message = focus_pb2.Look(
+        index=number - 1,
+        estimate=None if estimate is None else estimate_to(estimate, look.frame),
+        sharpness=mean_sharpness(look),
+        z_um=look.frame.z_um,
+        decision=why,
+    )
+    return focus_pb2.FocusEvent(look=message)
+
+
+def outcome_to(outcome: Outcome, last: focus_pb2.Estimate | None) -> focus_pb2.FocusEvent:
+    """The end of a job, with the estimate of its last look."""
+    message = focus_pb2.Outcome(
+        kind=ENDINGS[outcome.ending],
+        verdict=VERDICTS[outcome.verdict],
+        sentence=outcome.sentence,
+        start_z_um=outcome.start_um,
+        end_z_um=outcome.end_um,
+        frames=outcome.frames,
+        moves=outcome.moves,
+        duration_s=outcome.duration_s,
+        final_estimate=last,
+        strategy=outcome.strategy,
+    )
+    return focus_pb2.FocusEvent(outcome=message)
+
+
+def mean_sharpness(look: Look) -> float:
+    """Mean over the informative patches, or over all where none is."""
+    seen = look.seen
+    chosen = seen.sharpness[seen.informative] if seen.informative.any() else seen.sharpness
+    return float(chosen.mean())
+
+
+def objective_to(microscope: Microscope, objective: Objective) -> microscope_pb2.Objective:
+    """An objective; zero where the profile does not know a value."""
+    return microscope_pb2.Objective(
+        name=objective.name,
+        magnification=objective.magnification or 0.0,
+        numerical_aperture=objective.numerical_aperture or 0.0,
+        immersion_index=objective.immersion_index,
+        pixel_um=microscope.profile.frame_optics(objective).pixel_um or 0.0,
+        parfocal_offset_um=objective.parfocal_offset_um,
+        depth_of_field_um=objective.depth_of_field_um or 0.0,
+        selected=objective.name == microscope.objective.name,
+    )
+
+
+def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope_pb2.DescribeReply:
+    """What a board is; the caller adds what concerns the model."""
+    profile, axis = microscope.profile, microscope.axis
+    camera = microscope_pb2.Camera(
+        driver=profile.camera.driver,
+        width_px=microscope.camera.shape[1],
+        height_px=microscope.camera.shape[0],
+        bit_depth=profile.camera.bits,
+        colour=profile.camera.colour,
+    )
+    reply = microscope_pb2.DescribeReply(
+        board=profile.name,
+        description=profile.description,
+        objectives=[objective_to(microscope, o) for o in profile.objective],
+        camera=camera,
+        axis=microscope_pb2.Axis(
+            driver=profile.axis.driver,
+            low_um=axis.limits_um[0],
+            high_um=axis.limits_um[1],
+            um_per_step=profile.axis.um_per_step,
+            trust=TRUSTS[axis.trust],
+            settle_ms=profile.axis.settle_ms,
+            backlash_um=profile.axis.backlash_um,
+        ),
+        strategies=strategies,
+        is_simulated=microscope.world is not None,
+    )
+    if microscope.world is not None:
+        reply.world.update(microscope.world.describe())
+    return reply
+
+
+def model_to(bundle: ModelBundle, optics: FrameOptics) -> models_pb2.Model:
+    """An installed model, and whether it may judge frames through these optics."""
+    manifest = bundle.manifest
+    refusal = manifest.passport.check(optics)
+    return models_pb2.Model(
+        name=manifest.name,
+        version=manifest.version,
+        task=manifest.task,
+        family=manifest.family,
+        optics=_passport_to(manifest),
+        sha256=manifest.sha256.get("model.onnx", ""),
+        size_bytes=len(bundle.onnx),
+        parameters=manifest.parameters,
+        fits_this_board=refusal is None,
+        why_not=None if refusal is None else refusal[1],
+        manifest_json=manifest.model_dump_json(),
+    )
+
+
+def truth_to(world: World) -> simulation_pb2.Truth:
+    """What only a simulated world can know."""
+    kind = world.kind_of(world.field)
+    return simulation_pb2.Truth(
+        field=world.field,
+        kind=kind,
+        defocus_um=world.truth_um(),
+        depth_of_field_um=world.depth_of_field_um,
+        has_content=world.coverage() > 0.02,
+    )
+
+
+def _patches_to(patches: PatchMap) -> list[focus_pb2.PatchEstimate]:
+    grid, half = patches.grid, patches.grid.patch_px / 2
+    return [
+        focus_pb2.PatchEstimate(
+            row=index // grid.columns,
+            column=index % grid.columns,
+            x_px=grid.left_px + (index % grid.columns) * grid.patch_px + half,
+            y_px=grid.top_px + (index // grid.columns) * grid.patch_px + half,
+            defocus_um=_given(patches.defocus_um[index]),
+            sigma_um=_given(patches.sigma_um[index]),
+            informative=bool(patches.informative[index]),
+        )
+        for index in range(grid.count)
+    ]
+
+
+def _passport_to(manifest: Manifest) -> models_pb2.OpticsPassport:
+    passport = manifest.passport
+    return models_pb2.OpticsPassport(
+        numerical_aperture_low=passport.numerical_aperture[0],
+        numerical_aperture_high=passport.numerical_aperture[1],
+        pixel_low_um=passport.pixel_um[0],
+        pixel_high_um=passport.pixel_um[1],
+        range_um=passport.range_um,
+    )
+
+
+def _given(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,191 @@
+"""From a trained network to a bundle: ONNX with a dynamic batch, parity, golden outputs, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edge_app.bundle import Input, Manifest, Passport, Training, golden_bytes, pack
+from edge_app.estimate import Calibration
+from edge_app.patches import PATCH_PX
+from model_export.errors import ParityError
+from model_export.recipe import Recipe
+from model_export.train import Trained, family_of
+
+_PARITY = 2e-3
+_GOLDEN = 6
+OPSET = 18
+INPUT = "counts"
+
+
+def to_onnx(net: nn.Module, outputs: Sequence[str]) -> bytes:
+    """Export (N, 224, 224, 3) uint8 to one (N,) float32 per output, N free, and simplify the graph."""
+    example = torch.zeros((2, PATCH_PX, PATCH_PX, 3), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            net.float().eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+            (example,),
+            path,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim("patches", min=1, max=4096)},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        model = onnx.load(path)
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def answers_of(
+    net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    """The trained network's own answers in fp32: each output (N,)."""
+    with torch.inference_mode():
+        answers = [net(torch.from_numpy(counts[k : k + 16])) for k in range(0, len(counts), 16)]
+    return {name: torch.cat([a[i] for a in answers]).numpy() for i, name in enumerate(outputs)}
+
+
+def check_parity(data: bytes, golden: dict[str, NDArray[np.float32]], counts: NDArray[np.uint8]) -> float:
+    """Hold the exported graph against the network, one patch at a time and all at once.
+
+    Returns:
+        The largest difference, in the outputs' own units.
+
+    Raises:
+        ParityError: They differ by more than 0.002.
+    """
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    together = session.run(list(golden), {INPUT: counts})
+    alone = [session.run(list(golden), {INPUT: counts[k : k + 1]}) for k in range(len(counts))]
+    worst = 0.0
+    for i, (name, expected) in enumerate(golden.items()):
+        single = np.concatenate([answer[i] for answer in alone])
+        difference = float(max(np.abs(together[i] - expected).max(), np.abs(single - expected).max()))
+        if not difference <= _PARITY:
+            raise ParityError(f"the exported {name} differs from the trained one by {difference:.3g}")
+        worst = max(worst, difference)
+    return worst
+
+
+def flop_per_patch(net: nn.Module) -> float:
+    """Floating-point operations of convolutions and matrix products for one patch."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        net(torch.zeros((1, PATCH_PX, PATCH_PX, 3), dtype=torch.uint8))
+    return float(counter.get_total_flops())
+
+
+def make_bundle(
+    recipe: Recipe,
+    trained: Trained,
+    golden_counts: NDArray[np.uint8],
+    calibration: Calibration,
+    metrics: dict[str, Any],
+    commit: str,
+) -> bytes:
+    """Everything into one file.
+
+    Args:
+        recipe: What was trained.
+        trained: The network and what it cost.
+        golden_counts: (N, 224, 224, 3) uint8 patches; the first few become the golden inputs.
+        calibration: What evaluation found.
+        metrics: By evaluation set.
+        commit: Of the code that trained it.
+
+    Raises:
+        ParityError: The ONNX does not answer as the network.
+    """
+    outputs = family_of(recipe).OUTPUTS
+    onnx_bytes = to_onnx(trained.net, outputs)
+    counts = golden_counts[:_GOLDEN]
+    golden = answers_of(trained.net, counts, outputs)
+    parity = check_parity(onnx_bytes, golden, counts)
+    optics = recipe.optics
+    manifest = Manifest(
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        task=family_of(recipe).TASK,
+        family=recipe.family,
+        parameters=sum(p.numel() for p in trained.net.parameters()),
+        flop_per_patch=flop_per_patch(trained.net),
+        input=Input(name=INPUT, patch_px=PATCH_PX),
+        outputs=outputs,
+        passport=Passport(
+            numerical_aperture=optics.numerical_aperture,
+            pixel_um=optics.pixel_um,
+            range_um=recipe.data.range_um,
+        ),
+        patch_sigma_scale=round(calibration.patch_scale, 4),
+        frame_sigma_floor_um=round(calibration.frame_floor_um, 4),
+        metrics={**metrics, "onnx_parity": parity},
+        training=Training(
+            recipe=recipe.name,
+            recipe_sha256=hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
+            seed=recipe.seed,
+            commit=commit,
+            steps=trained.steps,
+            duration_s=round(trained.duration_s, 1),
+            device=trained.device,
+            versions={
+                "torch": torch.__version__,
+                "onnx": onnx.__version__,
+                "python": platform.python_version(),
+            },
+        ),
+        sha256={},
+    )
+    return pack(manifest, onnx_bytes, golden_bytes(counts, golden))
+
+
+def current_commit() -> str:
+    """The checked-out commit, with a plus where the tree differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        head = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--", str(here), str(here.parent / "firmware"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if dirty else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
+def random_counts(count: int, seed: int) -> NDArray[np.uint8]:
+    """Noise patches (N, 224, 224, 3) for checks that need no specimen."""
+    return np.random.default_rng(seed).integers(0, 256, (count, PATCH_PX, PATCH_PX, 3), dtype=np.uint8)
+
+
+def onnx_operators(data: bytes) -> set[str]:
+    """The operators a graph uses."""
+    return {node.op_type for node in onnx.load(io.BytesIO(data)).graph.node}

@@ -1,0 +1,50 @@
+"""Runtimes: every one that is installed answers the factory bundle's golden inputs, in any batch."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_app import runtime as runtimes
+from edge_app.bundle import factory_bundles, read
+from edge_app.errors import RuntimeFailed
+
+USABLE = sorted(name for name, missing in runtimes.available().items() if not missing)
+
+
+def test_at_least_two_runtimes_are_here() -> None:
+    assert {"onnxruntime", "openvino"} <= set(USABLE)
+
+
+@pytest.mark.parametrize("name", USABLE)
+@pytest.mark.parametrize("path", factory_bundles(), ids=lambda p: p.stem)
+def test_a_patch_gets_the_same_answer_alone_and_in_company(path: Path, name: str) -> None:
+    bundle = read(path)
+    engine = runtimes.open_runtime(bundle, name)
+    counts = np.concatenate([bundle.golden_in] * 4)[:19]
+    together = engine.infer(counts)
+    alone = engine.infer(counts[7:8])
+    for output in bundle.manifest.outputs:
+        assert together[output].shape == (19,)
+        assert alone[output][0] == pytest.approx(together[output][7], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_a_bundle_with_other_golden_answers_does_not_serve(name: str) -> None:
+    bundle = read(factory_bundles()[0])
+    wrong = {key: value + 1.0 for key, value in bundle.golden_out.items()}
+    with pytest.raises(RuntimeFailed, match="golden"):
+        runtimes.open_runtime(dataclasses.replace(bundle, golden_out=wrong), name)
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_a_graph_that_is_none_is_one_clear_error(name: str) -> None:
+    bundle = dataclasses.replace(read(factory_bundles()[0]), onnx=b"nonsense")
+    with pytest.raises(RuntimeFailed, match="refused"):
+        runtimes.open_runtime(bundle, name)
+
+
+def test_an_unknown_runtime_names_the_known_ones() -> None:
+    with pytest.raises(RuntimeFailed, match="onnxruntime"):
+        runtimes.open_runtime(read(factory_bundles()[0]), "abacus")
