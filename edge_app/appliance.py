@@ -1,8 +1,8 @@
 """Appliance: the one thread that owns camera, motor and inference, and the rules for everybody else.
 
-A mover (focus, move, home) runs alone; a second one is told Busy at once. Measurers wait in a bounded line and
-share the newest frame: one look, taken for them or passing by in a focus job, answers all that wait. `stop`
-may be called from anywhere.
+A mover (focus, move, home) runs alone; a second one is told Busy at once. Measurers wait in a bounded line
+and share the newest frame: one look, taken for them or passing by in a focus job, answers all that wait.
+`stop` may be called from anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from edge_app.controller import Controller, Look, OnLook, Outcome
 from edge_app.errors import Busy, JobStopped
 from edge_app.patches import RegionOfInterest
+from edge_app.strategy import GiveUp, MoveTo, Settled
 
 T = TypeVar("T")
 MAX_WAITING = 64
@@ -39,7 +40,7 @@ class _Measurement:
 
 
 class Appliance:
-    """Owns a controller on a thread of its own; close it, or use it in a with-block, to leave hardware at rest."""
+    """Owns a controller on a thread of its own; close it, or use a with-block, to leave hardware at rest."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
@@ -76,8 +77,8 @@ class Appliance:
         """Start a focus job; its looks also answer those who wait for a measurement. Raises as `run`."""
 
         def run(controller: Controller) -> Outcome:
-            def share(number: int, look: Look, why: str) -> None:
-                on_look(number, look, why)
+            def share(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+                on_look(number, look, decision)
                 self._share(look, roi)
 
             return controller.focus(strategy, share, roi)
@@ -103,7 +104,11 @@ class Appliance:
             return asked.result
 
     def stop(self, job: Job | None = None) -> Job | None:
-        """Halt whatever moves, or only `job` if it is still the one that runs; its result says when it rests."""
+        """Halt whatever moves, or only `job` if it still runs.
+
+        Returns:
+            The job that was told to stop, whose result says when the hardware rests; None if none ran.
+        """
         with self._wake:
             running = self._job
             if running is None or (job is not None and job is not running):
@@ -144,10 +149,8 @@ class Appliance:
         axis = self.controller.microscope.axis
         job.result.set_running_or_notify_cancel()
         try:
-            if job.stopped.is_set():
-                raise JobStopped(f"{job.name} was stopped before it began")
-            result = job.run(self.controller)
-        except BaseException as error:
+            result = self._begun(job)
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             self._finish(job)
             job.result.set_exception(error)
         else:
@@ -156,6 +159,11 @@ class Appliance:
         finally:
             if not self._closing:
                 axis.release()
+
+    def _begun(self, job: Job) -> Any:
+        if job.stopped.is_set():
+            raise JobStopped(f"{job.name} was stopped before it began")
+        return job.run(self.controller)
 
     def _finish(self, job: Job) -> None:
         with self._wake:
@@ -179,7 +187,7 @@ class Appliance:
     def _look_for(self, first: _Measurement, take: Callable[[], Look]) -> None:
         try:
             look = take()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             for asked in self._take(lambda a: (a.roi, a.ask) == (first.roi, first.ask)):
                 if asked.result.set_running_or_notify_cancel():
                     asked.result.set_exception(error)

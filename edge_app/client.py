@@ -1,4 +1,4 @@
-"""The client: the board's verbs from another machine; faults come back as the classes that the server raised."""
+"""The client: the board's verbs from another machine; faults come back as the server's own classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from edge_app.patches import RegionOfInterest
 from edge_app.statuses import error_of
-from edge_app.stubs.parfocal.v1 import focus_pb2 as focus
+from edge_app.stubs.parfocal.v1 import focus_pb2 as looks
 from edge_app.stubs.parfocal.v1 import microscope_pb2 as microscope
 from edge_app.stubs.parfocal.v1 import models_pb2 as models
 from edge_app.stubs.parfocal.v1 import simulation_pb2 as simulation
@@ -28,7 +28,8 @@ _OPTIONS = (
 class Client:
     """A connection to one appliance; close it, or use it in a with-block.
 
-    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, which may be stopped instead.
+    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, which may be stopped
+    instead.
 
     Raises, from every verb:
         FirmwareError, AppError: What the server raised.
@@ -57,25 +58,25 @@ class Client:
 
     def measure(
         self, with_map: bool = False, with_image: bool = False, roi: RegionOfInterest | None = None
-    ) -> focus.MeasureReply:
+    ) -> looks.MeasureReply:
         """Take one frame and say how far out of focus it is."""
-        request = focus.MeasureRequest(with_map=with_map, with_image=with_image, roi=_roi(roi))
+        request = looks.MeasureRequest(with_map=with_map, with_image=with_image, roi=_roi(roi))
         with self._named():
             return self._focus.Measure(request, timeout=self._timeout_s)
 
-    def focus(self, strategy: str = "", roi: RegionOfInterest | None = None) -> Iterator[focus.FocusEvent]:
-        """Focus, and give each look as it is taken, then the outcome; leaving the loop early stops the job."""
+    def focus(self, strategy: str = "", roi: RegionOfInterest | None = None) -> Iterator[looks.FocusEvent]:
+        """Focus, and give each look as it is taken, then the outcome; leaving the loop stops the job."""
         with self._named():
-            call = self._focus.Focus(focus.FocusRequest(strategy=strategy, roi=_roi(roi)))
+            call = self._focus.Focus(looks.FocusRequest(strategy=strategy, roi=_roi(roi)))
             try:
                 yield from call
             finally:
                 call.cancel()
 
-    def stop(self) -> focus.StopReply:
+    def stop(self) -> looks.StopReply:
         """Stop whatever moves."""
         with self._named():
-            return self._focus.Stop(focus.StopRequest(), timeout=self._timeout_s)
+            return self._focus.Stop(looks.StopRequest(), timeout=self._timeout_s)
 
     def describe(self) -> microscope.DescribeReply:
         """Say what the board is."""
@@ -143,7 +144,9 @@ class Client:
             raise error_of(fault, self.address) from None
 
 
-def _roi(roi: RegionOfInterest | None) -> focus.RegionOfInterest | None:
+def _roi(roi: RegionOfInterest | None) -> looks.RegionOfInterest | None:
     if roi is None:
         return None
-    return focus.RegionOfInterest(x_px=roi.x_px, y_px=roi.y_px, width_px=roi.width_px, height_px=roi.height_px)
+    return looks.RegionOfInterest(
+        x_px=roi.x_px, y_px=roi.y_px, width_px=roi.width_px, height_px=roi.height_px
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from edge_app.errors import BadSettings
 from firmware.profile import explain
@@ -20,8 +21,9 @@ _NOT_SETTINGS = frozenset({"config", "debug"})
 class Settings(BaseSettings):
     """What `parfocal serve` needs to know.
 
-    `bundle` is a factory bundle, a path, or "none" to serve without a model. An empty `runtime` is the fastest
-    one here, an empty `strategy` the board's own, `threads` 0 one per core. `seed` replaces the simulation's.
+    `bundle` is a factory bundle, a path, or "none" to serve without a model. An empty `runtime` is the
+    fastest one here, an empty `strategy` the board's own, `threads` 0 one per core. `seed` replaces the
+    simulation's.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -36,10 +38,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: Source,
+        env_settings: Source,
+        dotenv_settings: Source,
+        file_secret_settings: Source,
+    ) -> tuple[Source, ...]:
         """Flags before environment before file; no dotenv files, no secrets folder."""
-        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def read_settings(config: Path | None = None, **flags: Any) -> Settings:
@@ -56,17 +64,20 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     named = os.environ.get(f"{PREFIX}CONFIG")
     path = config or (Path(named) if named else None)
     if path is not None and not path.is_file():
-        raise BadSettings(f"there is no configuration file {path}; create it, or leave it out for the defaults")
+        raise BadSettings(
+            f"there is no configuration file {path}; create it, or leave it out for the defaults"
+        )
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
     try:
-        return FromFile(**{name: value for name, value in flags.items() if value is not None})
+        found = FromFile(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         raise BadSettings(f"{_origin(path)}: {explain(error)}") from error
     except (OSError, ValueError) as error:
         raise BadSettings(f"cannot read {path}: {error}") from error
+    return Settings.model_construct(**found.model_dump())
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -80,7 +80,7 @@ class StrategyModule(Protocol):
         ...
 
 
-OnLook = Callable[[int, Look, str], None]
+OnLook = Callable[[int, Look, MoveTo | Settled | GiveUp], None]
 
 
 class Controller:
@@ -138,7 +138,7 @@ class Controller:
 
         Args:
             strategy: A file in strategies/.
-            on_look: Called with each look's number, the look, and what is done next.
+            on_look: Called with each look's number from 1, the look, and what is decided on it.
             roi: Look at this part of the sensor only.
 
         Raises:
@@ -160,11 +160,11 @@ class Controller:
             plan: Plan = module.plan(first, self._ground(travel.low_um, travel.high_um))
             decision = _next(plan)
             while isinstance(decision, MoveTo):
-                on_look(len(job.looks), job.looks[-1], decision.why)
+                on_look(len(job.looks), job.looks[-1], decision)
                 axis.move_to(decision.z_um, travel)
                 job.moves += 1
                 decision = _next(plan, look())
-            on_look(len(job.looks), job.looks[-1], decision.why)
+            on_look(len(job.looks), job.looks[-1], decision)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:

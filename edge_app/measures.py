@@ -52,6 +52,7 @@ MEASURES: dict[str, Callable[[NDArray[np.uint8]], Floats]] = {
 
 def sharpness(rgb: NDArray[np.uint8], grid: PatchGrid, measure: str = "brenner") -> Floats:
     """One measure on every patch of a frame (H, W, 3) uint8: (N,) float32, larger is sharper."""
-    grey = cv2.GaussianBlur(cv2.extractChannel(grid.region(rgb), 1), (5, 5), 1.0)
+    green = cv2.extractChannel(grid.region(rgb), 1)
+    grey: NDArray[np.uint8] = np.asarray(cv2.GaussianBlur(green, (5, 5), 1.0), np.uint8)
     mean = grid.per_patch(grey.astype(np.float32))
-    return grid.per_patch(MEASURES[measure](grey)) / np.maximum(mean, 1.0) ** 2
+    return np.asarray(grid.per_patch(MEASURES[measure](grey)) / np.maximum(mean, 1.0) ** 2, np.float32)

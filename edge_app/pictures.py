@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,12 +20,13 @@ _WIDE_IN = 8.0
 
 
 def png(pixels: Pixels, max_px: int = 0) -> bytes:
-    """(H, W, 3) RGB or (H, W) grey, 8 or 16 bit, as PNG; its longer side at most `max_px` unless that is 0."""
+    """(H, W, 3) RGB or (H, W) grey as PNG of the same depth; longer side at most `max_px`, 0 for all."""
     longer = max(pixels.shape[:2])
+    shown: NDArray[Any] = pixels
     if 0 < max_px < longer:
         high, wide = (max(1, round(side * max_px / longer)) for side in pixels.shape[:2])
-        pixels = cv2.resize(pixels, (wide, high), interpolation=cv2.INTER_AREA)
-    bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        shown = cv2.resize(shown, (wide, high), interpolation=cv2.INTER_AREA)
+    bgr = shown if shown.ndim == 2 else cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
     ok, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     assert ok
     return bytes(encoded.tobytes())
@@ -39,7 +40,9 @@ def from_png(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def defocus_map(rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, title: str, path: Path) -> None:
+def defocus_map(
+    rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, title: str, path: Path
+) -> None:
     """Draw each patch's defocus over its frame, with a colour bar in um; blank patches are hatched grey.
 
     Args:
@@ -79,7 +82,7 @@ def _draw_patches(axes: Axes, patches: PatchMap, scale: float, colours: object) 
         x, y = _corner(patches.grid, index)
         known = bool(np.isfinite(defocus_um))
         style = (
-            {"facecolor": (*colours.to_rgba(float(defocus_um))[:3], 0.45), "edgecolor": "white"}
+            {"facecolor": (*colours.to_rgba(np.asarray(defocus_um))[:3], 0.45), "edgecolor": "white"}
             if known
             else {"facecolor": (0.5, 0.5, 0.5, 0.35), "edgecolor": (0.3, 0.3, 0.3, 0.8), "hatch": "///"}
         )

@@ -1,4 +1,4 @@
-"""The server: opens the board and the model, offers the services, and leaves the hardware at rest when it ends."""
+"""The server: opens board and model, offers the services, and leaves the hardware at rest when it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ from edge_app.errors import AddressInUse, BadSettings
 from edge_app.model import open_model
 from edge_app.services import FocusService, MicroscopeService, ModelService, SimulationService
 from edge_app.statuses import status_of
-from edge_app.stubs.parfocal.v1 import focus_pb2_grpc, microscope_pb2_grpc, models_pb2_grpc, simulation_pb2_grpc
+from edge_app.stubs.parfocal.v1 import (
+    focus_pb2_grpc,
+    microscope_pb2_grpc,
+    models_pb2_grpc,
+    simulation_pb2_grpc,
+)
 from edge_app.wire import refuse_nonsense
 from firmware import plugins
 from firmware.clock import Clock
@@ -59,7 +64,7 @@ def assemble(settings: Settings, clock: Clock | None = None) -> Appliance:
 
 
 def serve(settings: Settings, ready: Ready) -> None:
-    """Serve until SIGTERM or SIGINT, from the main thread; `ready` is told the address once calls are answered.
+    """Serve until SIGTERM or SIGINT, from the main thread; `ready` is told the address once it answers.
 
     Raises:
         AddressInUse: The address cannot be bound.
@@ -83,7 +88,10 @@ def serving(appliance: Appliance, listen: str) -> Iterator[str]:
 
     async def until_told() -> None:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        end = lambda: loop.call_soon_threadsafe(ended.set)  # noqa: E731
+
+        def end() -> None:
+            loop.call_soon_threadsafe(ended.set)
+
         await _serve(appliance, listen, lambda address: started.set_result((address, end)), ended)
 
     def work() -> None:
@@ -113,11 +121,11 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Any:
         """Wrap the method that a call is for."""
-        handler: Any = await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or not method.startswith(f"/{_PACKAGE}."):
             return handler
@@ -174,8 +182,8 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
         raise AddressInUse(
-            f"cannot listen on {listen}: it is taken, or no address of this machine; stop the server that has it, "
-            "or choose another with --listen"
+            f"cannot listen on {listen}: it is taken, or no address of this machine; stop the server "
+            "that has it, or choose another with --listen"
         ) from error
     return listen if listen.startswith("unix") else f"{listen.rpartition(':')[0]}:{port}"
 

@@ -7,17 +7,18 @@ whose client vanished, cancelled or ran out of time ends only when its job has c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any
 
 from edge_app import bundle as bundles
 from edge_app import wire
-from edge_app.appliance import Appliance, Job
+from edge_app.appliance import Appliance
+from edge_app.bridge import at_rest_after, run, stop
 from edge_app.controller import STRATEGIES, Controller, Look, Outcome
 from edge_app.errors import BadRequest
 from edge_app.pictures import png
+from edge_app.strategy import GiveUp, MoveTo, Settled
 from edge_app.stubs.parfocal.v1 import (
     focus_pb2,
     focus_pb2_grpc,
@@ -32,7 +33,6 @@ from firmware import plugins
 from firmware.errors import OutOfLimits
 from firmware.simulation import World
 
-T = TypeVar("T")
 MEASURE_PX = 1024
 _NEAR_UM = 0.1
 _TRIES = 3
@@ -45,33 +45,9 @@ def version() -> str:
     return "not installed"
 
 
-@asynccontextmanager
-async def at_rest_after(appliance: Appliance, job: Job) -> AsyncIterator[asyncio.Future[Any]]:
-    """Leave the block only when the job has ended; leaving it early (a cancelled call) stops the job first."""
-    ended = asyncio.wrap_future(job.result)
-    ended.add_done_callback(lambda future: future.cancelled() or future.exception())
-    try:
-        yield ended
-    finally:
-        if not ended.done():
-            appliance.stop(job)
-            await asyncio.wait([ended])
-
-
-async def run(appliance: Appliance, name: str, call: Callable[[Controller], T]) -> T:
-    """Run a mover on the hardware thread and wait for its value. Raises as `Appliance.run` and as the call."""
-    async with at_rest_after(appliance, appliance.run(name, call)) as ended:
-        result: T = await asyncio.shield(ended)
-        return result
-
-
-async def stop(appliance: Appliance) -> focus_pb2.StopReply:
-    """Stop whatever moves and answer when it rests."""
-    job = appliance.stop()
-    if job is not None:
-        async with at_rest_after(appliance, job) as ended:
-            await asyncio.wait([ended])
-    return focus_pb2.StopReply(was_running=job is not None, z_um=appliance.controller.microscope.axis.z_um)
+async def _stop(appliance: Appliance) -> focus_pb2.StopReply:
+    was_running = await stop(appliance)
+    return focus_pb2.StopReply(was_running=was_running, z_um=appliance.controller.microscope.axis.z_um)
 
 
 class FocusService(focus_pb2_grpc.FocusServiceServicer):
@@ -103,8 +79,8 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
         def tell(event: focus_pb2.FocusEvent | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        def on_look(number: int, look: Look, why: str) -> None:
-            tell(wire.look_to(number, look, why))
+        def on_look(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+            tell(wire.look_to(number, look, decision))
 
         strategy = request.strategy or self._appliance.controller.microscope.profile.focus.strategy
         job = self._appliance.focus(strategy, on_look, wire.region_from(request))
@@ -119,7 +95,7 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
     async def Stop(self, request: focus_pb2.StopRequest, context: Any) -> focus_pb2.StopReply:
         """Stop whatever moves."""
         del request, context
-        return await stop(self._appliance)
+        return await _stop(self._appliance)
 
 
 class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
@@ -198,9 +174,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         del request, context
         axis, before_um = self._microscope.axis, self._microscope.axis.z_um
         await run(self._appliance, "set-zero", lambda _: axis.set_zero())
-        return microscope_pb2.SetZeroReply(
-            from_z_um=before_um, z_um=axis.z_um, trust=wire.TRUSTS[axis.trust]
-        )
+        return microscope_pb2.SetZeroReply(from_z_um=before_um, z_um=axis.z_um, trust=wire.TRUSTS[axis.trust])
 
     async def SelectObjective(
         self, request: microscope_pb2.SelectObjectiveRequest, context: Any
@@ -218,7 +192,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
     async def Stop(self, request: focus_pb2.StopRequest, context: Any) -> focus_pb2.StopReply:
         """Stop whatever moves."""
         del request, context
-        return await stop(self._appliance)
+        return await _stop(self._appliance)
 
     def _name_model(self, reply: microscope_pb2.DescribeReply | microscope_pb2.SelectObjectiveReply) -> None:
         model, scope = self._appliance.controller.model, self._microscope
@@ -265,7 +239,10 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
         if request.field < 0:
             raise BadRequest(f"field is {request.field}; give zero or more")
         wanted_um = request.defocus_um if request.HasField("defocus_um") else None
-        load = lambda controller: self._load(controller, request.field, request.kind, wanted_um)  # noqa: E731
+
+        def load(controller: Controller) -> None:
+            self._load(controller, request.field, request.kind, wanted_um)
+
         await run(self._appliance, "load field", load)
         return simulation_pb2.FieldReply(truth=wire.truth_to(self._world))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -59,27 +59,24 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 def status_of(error: BaseException, method: str) -> grpc.Status:
     """An error as a status with details: its class as ErrorInfo.reason, and when to come back if Busy.
 
-    An error of neither tree is a defect of ours: it is logged with its traceback, and the client is told plainly.
+    An error of neither tree is a defect of ours: it is logged with its traceback, and the client is told
+    plainly.
     """
     code, message = code_of(error), str(error)
     if type(error) not in STATUS:
         _log.error("%s failed unexpectedly", method, exc_info=error)
         message = "the server failed in a way that it did not foresee; its log has the traceback"
-    details = [error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN)]
-    packed = [any_pb2.Any() for _ in details]
-    for slot, detail in zip(packed, details, strict=True):
-        slot.Pack(detail)
+    rich = status_pb2.Status(code=code.value[0], message=message)
+    rich.details.add().Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))
     if isinstance(error, app.Busy):
-        retry = any_pb2.Any()
-        retry.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=_RETRY_S)))
-        packed.append(retry)
-    number: int = code.value[0]
-    return rpc_status.to_status(status_pb2.Status(code=number, message=message, details=packed))
+        pause = duration_pb2.Duration(seconds=_RETRY_S)
+        rich.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=pause))
+    status: grpc.Status = rpc_status.to_status(rich)
+    return status
 
 
 def error_of(fault: grpc.RpcError, address: str) -> Exception:
-    """The error behind a failed call: the class that the server raised, or a RemoteError that says what to do."""
-    assert isinstance(fault, grpc.Call)
+    """The error behind a failed call: the class that the server raised, or a RemoteError."""
     code, message = fault.code(), fault.details() or ""
     status = rpc_status.from_call(fault)
     info = error_details_pb2.ErrorInfo()
@@ -88,10 +85,13 @@ def error_of(fault: grpc.RpcError, address: str) -> Exception:
             return _BY_NAME.get(info.reason, app.RemoteError)(message)
     if code is _Code.UNAVAILABLE:
         return app.Unreachable(
-            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"
+            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, "
+            "or check the address"
         )
     if code is _Code.DEADLINE_EXCEEDED:
         return app.RemoteError(f"{address} gave no answer in time; allow more time, or stop what it is doing")
     if code is _Code.UNIMPLEMENTED:
-        return app.RemoteError(f"{address} does not offer this; only simulated boards load fields and tell the truth")
+        return app.RemoteError(
+            f"{address} does not offer this; only simulated boards load fields and tell the truth"
+        )
     return app.RemoteError(f"{address} answered {code.name}: {message}")

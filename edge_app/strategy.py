@@ -70,10 +70,10 @@ Plan = Generator[MoveTo, Observation, Settled | GiveUp]
 
 
 def sharper(before: Observation, after: Observation) -> float:
-    """Sharpness of `after` over `before`, on the same patches: those informative in either."""
+    """Sharpness of `after` over `before` on the same patches: those informative in either, or all if none is."""
     both = before.informative | after.informative
     if not both.any():
-        return 1.0
+        both = np.ones_like(both)
     return float(after.sharpness[both].mean() / max(float(before.sharpness[both].mean()), 1e-12))
 
 

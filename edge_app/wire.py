@@ -14,6 +14,7 @@ from edge_app.controller import Ending, Look, Outcome
 from edge_app.errors import BadRequest
 from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
 from edge_app.patches import PATCH_PX, PatchGrid, RegionOfInterest
+from edge_app.strategy import GiveUp, MoveTo, Settled
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2, simulation_pb2
 from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
@@ -40,7 +41,7 @@ def refuse_nonsense(message: Message, path: str = "") -> None:
             elif isinstance(item, float) and not math.isfinite(item):
                 raise BadRequest(f"{name} is {item}; give a finite number")
     if isinstance(message, focus_pb2.RegionOfInterest) and 0 in (message.width_px, message.height_px):
-        raise BadRequest(f"{path.rstrip('.')} is empty; give width_px and height_px above zero, or leave it out")
+        raise BadRequest(f"{path.rstrip('.')} is empty; give it a width_px and a height_px, or leave it out")
 
 
 def region_from(request: focus_pb2.MeasureRequest | focus_pb2.FocusRequest) -> RegionOfInterest | None:
@@ -87,7 +88,7 @@ def patch_map_from(estimate: focus_pb2.Estimate) -> PatchMap | None:
     )
 
 
-def look_to(number: int, look: Look, why: str) -> focus_pb2.FocusEvent:
+def look_to(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> focus_pb2.FocusEvent:
     """One look of a job; the controller counts from 1, the wire from 0."""
     estimate = look.seen.estimate
     message = focus_pb2.Look(
@@ -95,7 +96,8 @@ def look_to(number: int, look: Look, why: str) -> focus_pb2.FocusEvent:
         estimate=None if estimate is None else estimate_to(estimate, look.frame),
         sharpness=mean_sharpness(look),
         z_um=look.frame.z_um,
-        decision=why,
+        decision=decision.why,
+        planned_move_um=decision.z_um - look.frame.z_um if isinstance(decision, MoveTo) else None,
     )
     return focus_pb2.FocusEvent(look=message)
 

@@ -137,7 +137,7 @@ class PupilTable:
         na, n = optics.numerical_aperture, optics.immersion_index
         self._shifts = optics.line_shifts_um()
         farthest = reach_um + max(abs(s) for shifts in self._shifts for s in shifts) + 1.0
-        radius = spread_um(farthest, na, n) + _TAIL_UM
+        radius = spread_um(farthest, na, n) + _TAIL_UM * max(1.0, 0.72 / na)
         depth_cycles = farthest * (n - math.sqrt(n * n - na * na)) / optics.shortest_um
         cycles = depth_cycles + radius * na / optics.shortest_um
         rho, weights = _quadrature(int(96 + 4 * cycles), 1.0)
@@ -237,7 +237,7 @@ def _fold(spectrum: NDArray[np.complex64], out: int) -> NDArray[np.complex64]:
     rows = np.zeros((out, spectrum.shape[1]), np.complex64)
     rows[:keep] = spectrum[:keep]
     rows[-keep:] += spectrum[-keep:]
-    rows[keep : keep + extra + 1] += spectrum[keep : keep + extra + 1]
+    rows[keep : keep + extra] += spectrum[keep : keep + extra]
     rows[out - keep - extra : out - keep] += spectrum[n - n // 2 : n - keep]
     folded = rows[:, : keep + 1].copy()
     mirrored = np.roll(rows[::-1], 1, axis=0)

@@ -114,7 +114,7 @@ def _spline(rng: np.random.Generator, length: int, pitch_um: float, knot_um: flo
     distance = np.abs(x[:, None] - np.arange(int(x[-1]) + 4)[None, :] + 1)
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.maximum(2 - distance, 0) ** 3 / 6
-    return np.where(distance < 1, near, far).astype(np.float32)
+    return np.asarray(np.where(distance < 1, near, far), np.float32)
 
 
 def _texture(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Floats:

@@ -13,6 +13,8 @@ from model_export.errors import NoData
 from model_export.recipe import Recipe
 from model_export.synthesis import check_maker
 
+_TRIES = 200
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -59,17 +61,23 @@ def open_tiles(folder: Path, split: str, recipe: Recipe) -> Tiles:
 def draw_batch(
     tiles: Tiles, rng: np.random.Generator, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Informative random crops: (size, 224, 224, 3) uint8 and their defocus (size,) float32 in um."""
+    """Informative random crops: (size, 224, 224, 3) uint8 and their defocus (size,) float32 in um.
+
+    Raises:
+        NoData: Next to nothing in these tiles is informative.
+    """
     patches = np.empty((size, PATCH_PX, PATCH_PX, 3), np.uint8)
     depths = np.empty(size, np.float32)
     slot = 0
-    while slot < size:
+    for _ in range(_TRIES * size):
         index = int(rng.integers(len(tiles.z_um)))
         crop = random_crop(tiles.tile(index), rng)
         if is_informative(crop):
             patches[slot], depths[slot] = crop, tiles.z_um[index]
             slot += 1
-    return patches, depths
+        if slot == size:
+            return patches, depths
+    raise NoData("these tiles show next to nothing; give the recipe other kinds of specimen or more light")
 
 
 def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def write_shards(
     out.mkdir(parents=True, exist_ok=True)
     (out / _MAKER).write_text(_key(recipe), encoding="utf-8")
     done = 0
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # a fork would inherit torch's locks
         for first in range(0, specimens, SPECIMENS_PER_SHARD):
             members = range(first, min(first + SPECIMENS_PER_SHARD, specimens))
             stem = out / f"{split}-{first // SPECIMENS_PER_SHARD:03d}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from queue import Queue
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +25,9 @@ from model_export.data import Tiles, draw_batch
 from model_export.errors import BadRecipe, NoData
 from model_export.recipe import Recipe
 
+Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 Progress = Callable[[int, int, float], None]
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
     table = recipe.training
     steps = steps or table.steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = build(recipe).to(device=device, memory_format=torch.channels_last).train()
+    net = build(recipe).train()
+    net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=table.learning_rate, weight_decay=table.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, steps, table.warmup_steps))
     checkpoint = run / "checkpoint.pt"
@@ -89,23 +93,21 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
         schedule.load_state_dict(state["schedule"])
         first, spent_s, mean = state["step"], state["duration_s"], state["loss"]
     started = time.monotonic() - spent_s
-    for step, (counts, depths) in zip(
-        range(first, steps), _batches(recipe, tiles, first, steps), strict=True
-    ):
-        with torch.autocast(device.type, torch.bfloat16):
-            defocus_um, log_sigma = net(torch.from_numpy(counts).to(device))
-        loss = objective(
-            defocus_um.float(), log_sigma.float(), torch.from_numpy(depths).to(device), table.clip_um
-        )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
-        schedule.step()
-        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
-        progress(step + 1, steps, mean)
-        if (step + 1) % table.checkpoint_every == 0 or step + 1 == steps:
-            _save(checkpoint, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
+    with closing(_batches(recipe, tiles, first, steps)) as batches:
+        for step, (counts, depths) in enumerate(batches, first):
+            with torch.autocast(device.type, torch.bfloat16):
+                defocus_um, log_sigma = net(torch.from_numpy(counts).to(device))
+            truth_um = torch.from_numpy(depths).to(device)
+            loss = objective(defocus_um.float(), log_sigma.float(), truth_um, table.clip_um)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+            optimiser.step()
+            schedule.step()
+            mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
+            if (step + 1) % table.checkpoint_every == 0 or step + 1 == steps:
+                _save(checkpoint, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
+            progress(step + 1, steps, mean)
     return Trained(net.eval().cpu(), steps, time.monotonic() - started, mean, device_name(device))
 
 
@@ -157,21 +159,19 @@ def _rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
 
-def _batches(
-    recipe: Recipe, tiles: Tiles, first: int, steps: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+def _batches(recipe: Recipe, tiles: Tiles, first: int, steps: int) -> Generator[Batch, None, None]:
     """Batches drawn ahead by one thread; batch number k depends on the seed and k only."""
-    queue: Queue[tuple[NDArray[np.uint8], NDArray[np.float32]]] = Queue(maxsize=4)
 
-    def draw() -> None:
-        for step in range(first, steps):
-            queue.put(
-                draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch)
-            )
+    def draw(step: int) -> Batch:
+        return draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch)
 
-    threading.Thread(target=draw, name="batches", daemon=True).start()
-    for _ in range(first, steps):
-        yield queue.get()
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        ahead = deque(pool.submit(draw, step) for step in range(first, min(first + _AHEAD, steps)))
+        for step in range(first + _AHEAD, steps + _AHEAD):
+            batch = ahead.popleft().result()
+            if step < steps:
+                ahead.append(pool.submit(draw, step))
+            yield batch
 
 
 def _save(

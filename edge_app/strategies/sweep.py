@@ -1,7 +1,8 @@
 """Coarse to fine on a classical measure: slow, needs no model, and works from far away.
 
-Scores are the mean logarithm of sharpness over patches, so that each patch counts by how much it changes, not by
-how bright or how rough it is: one speck of dirt far from focus cannot outvote the specimen.
+A patch votes with where its sharpness lies between its least and its most in this sweep (logarithms),
+whatever its brightness or roughness; so a speck of dirt on one patch cannot outvote a specimen on several.
+A patch that hardly changes has hardly a vote.
 """
 
 from __future__ import annotations
@@ -16,28 +17,27 @@ from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled
 
 SUMMARY = "sweep coarse to fine on a classical sharpness measure"
 NEEDS_MODEL = False
-_PEAK = 0.08
-_WORSE = 0.01
+_FULL_VOTE = 0.5
+_PEAK = 0.1
+_WORSE = 0.02
 _FLOOR = 1e-6
-_RANGES = 4
+_REACH = 3.0
 Samples = dict[float, Observation]
 Walk = Generator[MoveTo, Observation, None]
 
 
 def plan(first: Observation, ground: Ground) -> Plan:
-    """Scan around the start, re-centre while the peak lies at an edge, climb in fine steps, take the vertex."""
+    """Scan around the start, follow a rise beyond the range, climb in fine steps, take the vertex."""
     seen: Samples = {first.z_um: first}
-    for _ in range(_RANGES):
-        yield from _scan(seen, ground)
-        if not _leaves_range(seen, ground):
-            break
+    yield from _scan(seen, first.z_um, ground)
+    yield from _follow(seen, ground)
     flat = _flat(seen)
     if flat is not None:
         return flat
     yield from _climb(seen, ground)
     best = _best(seen)
     if best >= max(seen) or best <= min(seen):
-        return GiveUp(Verdict.OUT_OF_RANGE, f"sharpness still rises at the end of the travel, at {best:.2f} um")
+        return GiveUp(Verdict.OUT_OF_RANGE, f"sharpness still rises at the end of travel, {best:.2f} um")
     target = _vertex(seen, ground.fine_um)
     yield from _look(seen, [target], "peak of sharpness")
     scores = _scores(seen)
@@ -53,15 +53,30 @@ def _look(seen: Samples, wanted: Iterable[float], why: str) -> Walk:
         seen[looked.z_um] = looked
 
 
-def _scan(seen: Samples, ground: Ground) -> Walk:
-    """Look at every coarse step around the best so far, from the top down: the axis approaches downwards."""
-    centre = _best(seen)
+def _scan(seen: Samples, centre: float, ground: Ground) -> Walk:
+    """Look at every coarse step around the start, from the top down: the axis approaches downwards."""
     low = max(ground.low_um, centre - ground.half_range_um)
     high = min(ground.high_um, centre + ground.half_range_um)
     steps = max(1, round((high - low) / ground.coarse_um))
     for z in np.linspace(high, low, steps + 1):
         if abs(z - _nearest(seen, z)) > 0.25 * ground.coarse_um:
             yield from _look(seen, [float(z)], "coarse scan")
+
+
+def _follow(seen: Samples, ground: Ground) -> Walk:
+    """While the best look lies next to an end of what was seen, look beyond it, up to `_REACH` ranges."""
+    step = ground.coarse_um
+    for _ in range(round(_REACH * ground.half_range_um / step)):
+        best = _best(seen)
+        if max(seen) - best < 1.5 * step:
+            beyond = min(max(seen) + step, ground.high_um)
+        elif best - min(seen) < 1.5 * step:
+            beyond = max(min(seen) - step, ground.low_um)
+        else:
+            return
+        if abs(beyond - _nearest(seen, beyond)) < 0.25 * step:
+            return
+        yield from _look(seen, [beyond], "following the rise")
 
 
 def _climb(seen: Samples, ground: Ground) -> Walk:
@@ -72,21 +87,22 @@ def _climb(seen: Samples, ground: Ground) -> Walk:
     yield from _look(seen, [z for z in wanted if abs(z - _nearest(seen, z)) > 0.5 * step], "fine scan")
     for _ in range(math.ceil(2 * ground.coarse_um / step)):
         best = _best(seen)
-        for z in (best + step, best - step):
-            z = min(max(z, ground.low_um), ground.high_um)
-            if abs(z - _nearest(seen, z)) > 0.5 * step:
-                yield from _look(seen, [z], "fine scan")
-                break
-        else:
+        sides = (min(best + step, ground.high_um), max(best - step, ground.low_um))
+        unseen = [z for z in sides if abs(z - _nearest(seen, z)) > 0.5 * step]
+        if not unseen:
             return
+        yield from _look(seen, unseen[:1], "fine scan")
 
 
 def _scores(seen: Samples) -> dict[float, float]:
-    """Mean log sharpness by position, over the patches that are informative anywhere, or over all if none is."""
+    """Mean vote, 0 to 1, by position: of the patches that are informative anywhere, or of all if none is."""
     mask = np.logical_or.reduce([o.informative for o in seen.values()])
     if not mask.any():
         mask = np.ones_like(mask)
-    return {z: float(np.log(o.sharpness[mask] + _FLOOR).mean()) for z, o in seen.items()}
+    sharp = np.log(np.stack([o.sharpness[mask] for o in seen.values()]) + _FLOOR)
+    least, swing = sharp.min(axis=0), np.ptp(sharp, axis=0)
+    votes = ((sharp - least) / np.maximum(swing, _FULL_VOTE)).mean(axis=1)
+    return dict(zip(seen, votes.tolist(), strict=True))
 
 
 def _best(seen: Samples) -> float:
@@ -98,22 +114,14 @@ def _nearest(seen: Samples, z_um: float) -> float:
     return min(seen, key=lambda known: abs(known - z_um))
 
 
-def _leaves_range(seen: Samples, ground: Ground) -> bool:
-    """Whether the best look lies at an end of what was scanned, with travel left beyond it."""
-    best, reach = _best(seen), 0.5 * ground.coarse_um
-    return (best == max(seen) and best < ground.high_um - reach) or (
-        best == min(seen) and best > ground.low_um + reach
-    )
-
-
 def _flat(seen: Samples) -> GiveUp | None:
     """A refusal if nothing stands out of the scan."""
     scores = sorted(_scores(seen).values())
     if scores[-1] - float(np.median(scores)) > _PEAK:
         return None
     if any(o.informative.any() for o in seen.values()):
-        return GiveUp(Verdict.OUT_OF_RANGE, "sharpness has no peak in reach; widen the sweep, or try another field")
-    return GiveUp(Verdict.NO_CONTENT, "nothing came into view anywhere in the sweep; move to a place with specimen")
+        return GiveUp(Verdict.OUT_OF_RANGE, "sharpness has no peak in reach; widen the sweep")
+    return GiveUp(Verdict.NO_CONTENT, "nothing came into view in the whole sweep; move the slide")
 
 
 def _vertex(seen: Samples, step_um: float) -> float:

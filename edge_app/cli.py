@@ -1,0 +1,272 @@
+"""parfocal: the command line. With --at a verb asks a server, without it opens the board itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_app import console
+
+if TYPE_CHECKING:
+    from edge_app.client import Client
+
+app = typer.Typer(
+    name="parfocal",
+    help="Focus a microscope: one look, one move, one check.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+At = Annotated[str, typer.Option(metavar="HOST:PORT", help="Ask this server instead of opening a board.")]
+Board = Annotated[str | None, typer.Option(help="A board by name, or a TOML file.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.")]
+Bundle = Annotated[str | None, typer.Option(help="A factory bundle, a .parfocal file, or none.")]
+Runtime = Annotated[str | None, typer.Option(help="An inference runtime; the fastest here by default.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of a simulated board.")]
+Strategy = Annotated[str, typer.Option(help="A focus strategy; the board's own by default.")]
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(console.run(app, sys.argv[1:]))
+
+
+@app.command()
+def serve(
+    board: Board = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = None,
+    bundle: Bundle = None,
+    runtime: Runtime = None,
+    seed: Seed = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Serve focus over gRPC until SIGTERM or Ctrl-C."""
+    from edge_app import server
+    from edge_app.config import read_settings
+
+    settings = read_settings(config, board=board, listen=listen, bundle=bundle, runtime=runtime, seed=seed)
+
+    def ready(address: str) -> None:
+        said = {"address": address, "board": settings.board, "bundle": settings.bundle}
+        console.show(said, as_json, lambda out: out.print(f"{settings.board} listens on {address}"))
+        sys.stdout.flush()
+
+    server.serve(settings, ready)
+
+
+@app.command()
+def focus(
+    at: At = "",
+    board: Board = None,
+    strategy: Strategy = "",
+    bundle: Bundle = None,
+    runtime: Runtime = None,
+    seed: Seed = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Focus, and say what each look showed; exit 0 only if it ends in focus."""
+    from edge_app import verbs
+
+    with _connected(at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed) as client:
+        looks, outcome = verbs.focus(client, strategy, lambda line: typer.echo(line, err=as_json))
+    result = {"looks": looks, "outcome": console.fields(outcome)}
+    console.show(result, as_json, lambda out: out.print(verbs.outcome_line(outcome)))
+    raise typer.Exit(0 if verbs.in_focus(outcome) else 1)
+
+
+@app.command()
+def measure(
+    at: At = "",
+    board: Board = None,
+    picture: Annotated[Path | None, typer.Option("--map", help="Draw each patch's defocus here.")] = None,
+    bundle: Bundle = None,
+    runtime: Runtime = None,
+    seed: Seed = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Take one look and say how far out of focus it is. Moves nothing."""
+    from edge_app import verbs
+
+    with _connected(at, config, board=board, bundle=bundle, runtime=runtime, seed=seed) as client:
+        reply = client.measure(with_map=picture is not None, with_image=picture is not None)
+        if picture is not None:
+            verbs.draw_map(reply, client.describe().camera.width_px, picture)
+    console.show(console.fields(reply), as_json, lambda out: out.print(verbs.estimate_line(reply.estimate)))
+
+
+@app.command()
+def move(
+    to_um: Annotated[float | None, typer.Option("--to", help="Position, um.")] = None,
+    by_um: Annotated[float | None, typer.Option("--by", help="Distance, um; positive: away.")] = None,
+    at: At = "",
+    board: Board = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Move the objective, within the soft limits."""
+    with _connected(at, config, board=board, bundle="none") as client:
+        if to_um is not None and by_um is None:
+            reply = client.move_to(to_um)
+        elif by_um is not None and to_um is None:
+            reply = client.move_by(by_um)
+        else:
+            raise typer.BadParameter("give either --to or --by.")
+    line = f"moved from {reply.from_z_um:.2f} to {reply.z_um:.2f} um"
+    console.show(console.fields(reply), as_json, lambda out: out.print(line))
+
+
+@app.command()
+def home(at: At = "", board: Board = None, config: Config = None, as_json: Json = False) -> None:
+    """Find the axis's home switch."""
+    with _connected(at, config, board=board, bundle="none") as client:
+        reply = client.home()
+    console.show(console.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um"))
+
+
+@app.command()
+def capture(
+    file: Annotated[Path, typer.Argument(help="Where to write the PNG.")],
+    at: At = "",
+    board: Board = None,
+    max_px: Annotated[int, typer.Option(min=0, help="Longer side at most; 0 for full size.")] = 0,
+    seed: Seed = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Take one frame."""
+    with _connected(at, config, board=board, bundle="none", seed=seed) as client:
+        reply = client.capture(max_px)
+    file.write_bytes(reply.image_png)
+    result = {"file": str(file), **console.fields(reply)}
+    line = f"{file}: {reply.width_px}x{reply.height_px} at {reply.z_um:.2f} um"
+    console.show(result, as_json, lambda out: out.print(line))
+
+
+@app.command()
+def models(
+    at: At = "", board: Board = None, bundle: Bundle = None, config: Config = None, as_json: Json = False
+) -> None:
+    """List the models, and whether they fit the board."""
+    from edge_app import verbs
+
+    with _connected(at, config, board=board, bundle=bundle or "none") as client:
+        reply = client.models()
+    console.show(console.fields(reply), as_json, lambda out: verbs.print_models(reply, out))
+
+
+@app.command()
+def position(at: At = "", config: Config = None, as_json: Json = False) -> None:
+    """Say where a server's objective is."""
+    from edge_app import verbs
+
+    with _server(at, config) as client:
+        reply = client.position()
+    console.show(console.fields(reply), as_json, lambda out: out.print(verbs.position_line(reply)))
+
+
+@app.command()
+def stop(at: At = "", config: Config = None, as_json: Json = False) -> None:
+    """Stop whatever a server moves."""
+    with _server(at, config) as client:
+        reply = client.stop()
+    was = "stopped" if reply.was_running else "nothing was running"
+    line = f"{was}; at rest at {reply.z_um:.2f} um"
+    console.show(console.fields(reply), as_json, lambda out: out.print(line))
+
+
+@app.command()
+def replay(
+    stack: Annotated[Path, typer.Argument(help="A recorded z-stack, TIFF or OME-TIFF.")],
+    strategy: Annotated[str, typer.Option(help="A focus strategy.")] = "sweep",
+    z_step_um: Annotated[float | None, typer.Option(min=0, help="Distance between slices, um.")] = None,
+    z_um: Annotated[str | None, typer.Option(metavar="A,B,...", help="Position of each slice, um.")] = None,
+    bundle: Annotated[str, typer.Option(help="A factory bundle or a .parfocal file.")] = "factory",
+    as_json: Json = False,
+) -> None:
+    """Focus a recorded z-stack, once from every slice."""
+    from edge_app import replay as replays
+
+    with console.progress() as progress:
+        result = replays.replay(stack, strategy, _numbers(z_um), z_step_um, bundle, progress)
+    console.show(result, as_json, lambda out: replays.print_table(result, out))
+
+
+@app.command()
+def demo(
+    runs: Annotated[int, typer.Option(min=1, help="Focus jobs.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of slide and starts.")] = 7,
+    board: Annotated[str, typer.Option(help="A simulated board.")] = "simulated",
+    out: Annotated[Path, typer.Option(help="Folder for pictures.")] = Path("demo-out"),
+    as_json: Json = False,
+) -> None:
+    """Focus the simulated microscope many times, and hold the results against its truth."""
+    from edge_app import demo as demos
+
+    with console.progress() as progress:
+        result = demos.demo(runs, seed, board, out, progress)
+    console.show(result, as_json, lambda screen: demos.print_table(result, screen))
+
+
+@app.command()
+def bench(
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine's speed."""
+    from edge_app import bench as benches
+
+    with console.progress() as progress:
+        result = benches.bench(threads, progress)
+    console.show(result, as_json, lambda out: benches.print_table(result, out))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has and what to install; exit 0 if the simulated board works."""
+    from edge_app import doctor as doctors
+
+    result = doctors.examine()
+    console.show(result, as_json, lambda out: doctors.print_table(result, out))
+    raise typer.Exit(0 if result["simulated_board_works"] else 1)
+
+
+@contextmanager
+def _connected(
+    at: str, config: Path | None, strategy: str = "", **flags: str | int | None
+) -> Iterator[Client]:
+    """A client of the server at an address; without one, of a board opened in this process."""
+    from edge_app import verbs
+    from edge_app.client import Client
+
+    if at:
+        with Client(at) as client:
+            yield client
+    else:
+        with verbs.local(config, strategy, **flags) as client:
+            yield client
+
+
+@contextmanager
+def _server(at: str, config: Path | None) -> Iterator[Client]:
+    """A client of the server at an address, by default the one that the settings name."""
+    from edge_app.client import Client
+    from edge_app.config import read_settings
+
+    with Client(at or read_settings(config).listen) as client:
+        yield client
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0,1.5,3.") from error

@@ -1,0 +1,144 @@
+"""doctor: what this machine has, what is missing, and what to install."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edge_app import bundle, runtime
+from edge_app.errors import AppError
+from edge_app.services import version
+from firmware import plugins
+from firmware.clock import ManualClock
+from firmware.errors import FirmwareError
+from firmware.microscope import open_microscope
+from firmware.profile import board_names, load_profile
+
+TRIAL_BOARD = "simulated_tiny"
+OPTIONAL = {
+    "openvino": "pip install 'parfocal[openvino]'; faster on x86",
+    "tensorrt": "comes with JetPack; apt install python3-libnvinfer",
+    "pycuda": "pip install 'parfocal[jetson]'",
+    "picamera2": "apt install python3-picamera2, in an environment with --system-site-packages",
+    "gi": "apt install python3-gi gstreamer1.0-plugins-good, in an environment with --system-site-packages",
+    "gpiozero": "pip install 'parfocal[rpi]'",
+    "lgpio": "pip install 'parfocal[rpi]', or apt install python3-lgpio on Python 3.13",
+    "gpiod": "pip install 'parfocal[jetson]'",
+    "pymmcore_plus": "pip install 'parfocal[mm]'",
+    "torch": "pip install 'parfocal[train]'; for training only",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `detail` says what there is, or what to do."""
+
+    what: str
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine() -> dict[str, Any]:
+    """Look at the machine.
+
+    Returns:
+        {"parfocal", "python", "machine", "cores", "memory_gib", "simulated_board_works",
+        "findings": [{"what", "name", "ok", "detail"}]}
+    """
+    trial = _trial()
+    findings = [trial, *_runtimes(), *_bundles(), *_drivers(), *_boards(), *_packages()]
+    return {
+        "parfocal": version(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "findings": [asdict(finding) for finding in findings],
+        "simulated_board_works": trial.ok,
+    }
+
+
+def print_table(result: dict[str, Any], out: Console) -> None:
+    """Show the findings to a person."""
+    head = ("parfocal", "python", "machine", "cores", "memory_gib")
+    out.print(", ".join(f"{name} {result[name]}" for name in head))
+    table = Table("what", "name", "", "detail")
+    for finding in result["findings"]:
+        mark = "ok" if finding["ok"] else "--"
+        table.add_row(finding["what"], finding["name"], mark, finding["detail"])
+    out.print(table)
+    works = result["simulated_board_works"]
+    out.print(
+        "the simulated board works" if works else "the simulated board does not work: see the first line"
+    )
+
+
+def _trial() -> Finding:
+    """Open a small simulated board and take a frame; simulated time costs nothing."""
+    try:
+        with open_microscope(load_profile(TRIAL_BOARD), ManualClock()) as microscope:
+            frame = microscope.capture()
+    except FirmwareError as error:
+        return Finding("trial", TRIAL_BOARD, False, str(error))
+    return Finding("trial", TRIAL_BOARD, True, f"took a frame of {frame.width_px}x{frame.height_px}")
+
+
+def _runtimes() -> list[Finding]:
+    return [
+        Finding("runtime", name, not why, why or "can be used") for name, why in runtime.available().items()
+    ]
+
+
+def _bundles() -> list[Finding]:
+    paths = bundle.factory_bundles()
+    if not paths:
+        return [Finding("bundle", "factory", False, "none is installed; only the strategy sweep works")]
+    return [_bundle(path.name) for path in paths]
+
+
+def _bundle(name: str) -> Finding:
+    try:
+        manifest = bundle.read(bundle.FACTORY / name).manifest
+    except AppError as error:
+        return Finding("bundle", name, False, str(error))
+    return Finding("bundle", name, True, f"{manifest.label}: {manifest.description}")
+
+
+def _drivers() -> list[Finding]:
+    """Each driver by file; one whose library is missing says so itself, through `missing()`."""
+    found = []
+    for what, package in (("camera", "firmware.cameras"), ("axis", "firmware.axes")):
+        for name in plugins.names(package):
+            missing = getattr(plugins.load(package, name), "missing", None)
+            why = missing() if missing is not None else ""
+            found.append(Finding(what, name, not why, why or "can be used"))
+    return found
+
+
+def _boards() -> list[Finding]:
+    return [_board(name) for name in board_names()]
+
+
+def _board(name: str) -> Finding:
+    try:
+        profile = load_profile(name)
+        plugins.load("firmware.cameras", profile.camera.driver)
+        plugins.load("firmware.axes", profile.axis.driver)
+    except FirmwareError as error:
+        return Finding("board", name, False, str(error))
+    return Finding("board", name, True, profile.description)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name, cure in OPTIONAL.items():
+        here = importlib.util.find_spec(name) is not None
+        found.append(Finding("optional", name, here, "installed" if here else cure))
+    return found

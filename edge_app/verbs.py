@@ -1,0 +1,130 @@
+"""What the command line says and does with replies: a line for a look, an estimate, an outcome."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edge_app import console, pictures, wire
+from edge_app.client import Client
+from edge_app.config import read_settings
+from edge_app.controller import STRATEGIES
+from edge_app.errors import BadRequest, RemoteError
+from edge_app.server import NO_MODEL, assemble, serving
+from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2
+from firmware import plugins
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def local(config: Path | None, strategy: str, **flags: str | int | None) -> Iterator[Client]:
+    """Open a board in this process and reach it as a server would be reached, through a private socket.
+
+    A strategy that asks no model opens none. Raises as `read_settings` and `assemble`.
+    """
+    if strategy in plugins.names(STRATEGIES) and not plugins.load(STRATEGIES, strategy).NEEDS_MODEL:
+        flags["bundle"] = NO_MODEL
+    with (
+        tempfile.TemporaryDirectory(prefix="parfocal-") as folder,
+        assemble(read_settings(config, **flags)) as appliance,
+        serving(appliance, f"unix:{folder}/socket") as address,
+        Client(address, timeout_s=None) as client,
+    ):
+        yield client
+
+
+def focus(client: Client, strategy: str, say: Say) -> tuple[list[dict[str, Any]], focus_pb2.Outcome]:
+    """Focus and say a line for each look; gives the looks and the outcome.
+
+    Raises:
+        RemoteError: The server ended the job without an outcome.
+    """
+    looks: list[dict[str, Any]] = []
+    for event in client.focus(strategy):
+        if event.HasField("outcome"):
+            return looks, event.outcome
+        looks.append(console.fields(event.look))
+        say(look_line(event.look))
+    raise RemoteError(f"{client.address} ended the job without an outcome; look at its log")
+
+
+def in_focus(outcome: focus_pb2.Outcome) -> bool:
+    """Whether the job ended in focus: moved there, or was there and the estimate can be trusted."""
+    if outcome.kind == focus_pb2.OUTCOME_KIND_STAYED:
+        return outcome.verdict == focus_pb2.VERDICT_OK
+    return outcome.kind == focus_pb2.OUTCOME_KIND_FOCUSED
+
+
+def look_line(look: focus_pb2.Look) -> str:
+    """One look of a job."""
+    seen = estimate_line(look.estimate) if look.HasField("estimate") else f"sharpness {look.sharpness:.3g}"
+    return f"look {look.index} at {look.z_um:+.2f} um: {seen}; {look.decision}"
+
+
+def estimate_line(estimate: focus_pb2.Estimate) -> str:
+    """An estimate and what it is worth."""
+    verdict = _words(focus_pb2.Verdict.Name(estimate.verdict), "VERDICT_")
+    if estimate.verdict == focus_pb2.VERDICT_OK:
+        patches = f"{estimate.patches_used} of {estimate.patches_total} patches"
+        return f"defocus {estimate.defocus_um:+.2f} +- {estimate.sigma_um:.2f} um from {patches}"
+    return f"{verdict}: {estimate.sentence}"
+
+
+def outcome_line(outcome: focus_pb2.Outcome) -> str:
+    """How a job ended."""
+    kind = _words(focus_pb2.OutcomeKind.Name(outcome.kind), "OUTCOME_KIND_")
+    path = f"{outcome.start_z_um:+.2f} to {outcome.end_z_um:+.2f} um"
+    cost = f"{outcome.frames} frames, {outcome.moves} moves, {outcome.duration_s:.2f} s"
+    return f"{kind}: {outcome.sentence} ({path}; {cost}; {outcome.strategy})"
+
+
+def position_line(reply: microscope_pb2.GetPositionReply) -> str:
+    """Where the objective is, and what it is doing."""
+    trust = _words(microscope_pb2.AxisTrust.Name(reply.trust), "AXIS_TRUST_")
+    doing = f", busy with {reply.busy_with}" if reply.HasField("busy_with") else ""
+    return f"{reply.z_um:+.2f} um ({trust}){', moving' if reply.moving else ''}{doing}"
+
+
+def print_models(reply: models_pb2.ListReply, out: Console) -> None:
+    """A table of models; a sentence if there is none."""
+    if not reply.models:
+        out.print("no model is installed; the strategy sweep works without one")
+        return
+    table = Table("model", "task", "NA", "um per pixel", "range, um", "KB", "fits this board")
+    for model in reply.models:
+        optics = model.optics
+        table.add_row(
+            f"{model.name}@{model.version}",
+            model.task,
+            f"{optics.numerical_aperture_low:.2f} to {optics.numerical_aperture_high:.2f}",
+            f"{optics.pixel_low_um:.3f} to {optics.pixel_high_um:.3f}",
+            f"+-{optics.range_um:.0f}",
+            f"{model.size_bytes / 1e3:.0f}",
+            "yes" if model.fits_this_board else model.why_not,
+        )
+    out.print(table)
+
+
+def draw_map(reply: focus_pb2.MeasureReply, full_width_px: int, path: Path) -> None:
+    """Write a measured frame with its map.
+
+    Raises:
+        BadRequest: No picture can be written under this name.
+    """
+    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise BadRequest(f"cannot draw into {path}; give a name that ends in .png, .pdf or .svg")
+    patches = wire.patch_map_from(reply.estimate)
+    assert patches is not None
+    rgb = pictures.from_png(reply.image_png)
+    pictures.defocus_map(rgb, patches, full_width_px, estimate_line(reply.estimate), path)
+
+
+def _words(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).replace("_", " ").lower()

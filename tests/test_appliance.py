@@ -1,0 +1,172 @@
+"""The appliance: one hardware thread, one mover at a time, measurers that share, a stop from anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_app.appliance import MAX_WAITING
+from edge_app.controller import Ending, Outcome
+from edge_app.errors import Busy, JobStopped, RuntimeFailed
+from edge_app.patches import RegionOfInterest
+from firmware.errors import MotionStopped
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+WAIT_S = 20.0
+CHUNK_UM = 1.6
+
+
+def focus(bench: Bench) -> Outcome:
+    job = bench.appliance.focus("single_shot", lambda *_: None)
+    outcome: Outcome = job.result.result(WAIT_S)
+    return outcome
+
+
+def test_a_focus_job_ends_at_the_true_focal_plane(bench: Bench) -> None:
+    bench.microscope.axis.move_to(9.0)
+    outcome = focus(bench)
+    assert outcome.ending is Ending.FOCUSED
+    assert abs(bench.world.truth_um()) < 0.5 * bench.world.depth_of_field_um
+
+
+def test_a_second_mover_is_told_busy_at_once_and_by_whom(bench: Bench) -> None:
+    end = bench.block()
+    with pytest.raises(Busy, match="block is running"):
+        bench.appliance.run("move", lambda c: c.microscope.axis.move_to(5.0))
+    end()
+    assert bench.z_um == 0.0
+
+
+def test_stop_in_mid_move_leaves_the_axis_at_rest_where_it_was_halted(bench: Bench) -> None:
+    bench.clock.hold(3)
+    job = bench.appliance.run("move", lambda c: c.microscope.axis.move_to(40.0))
+    assert bench.clock.reached.wait(WAIT_S)
+    assert bench.appliance.stop() is job
+    bench.clock.release()
+    with pytest.raises(MotionStopped):
+        job.result.result(WAIT_S)
+    assert bench.z_um == pytest.approx(3 * CHUNK_UM)
+    assert bench.world.stage.motor_um == pytest.approx(bench.z_um)
+
+
+def test_the_axis_moves_again_after_a_stop(bench: Bench) -> None:
+    test_stop_in_mid_move_leaves_the_axis_at_rest_where_it_was_halted(bench)
+    job = bench.appliance.run("move", lambda c: c.microscope.axis.move_to(2.0))
+    job.result.result(WAIT_S)
+    assert bench.z_um == pytest.approx(2.0)
+
+
+def test_a_stopped_focus_job_says_so_and_rests_where_it_was_halted(bench: Bench) -> None:
+    bench.microscope.axis.move_to(20.0)
+    job = bench.appliance.focus("single_shot", lambda *_: bench.clock.hold(2))
+    assert bench.clock.reached.wait(WAIT_S)
+    bench.appliance.stop(job)
+    bench.clock.release()
+    outcome = job.result.result(WAIT_S)
+    assert outcome.ending is Ending.STOPPED
+    assert outcome.end_um == bench.z_um
+    assert bench.z_um < 20.0
+
+
+def test_stopping_a_job_that_has_ended_does_not_stop_the_next_one(bench: Bench) -> None:
+    first = bench.appliance.run("first", lambda _: None)
+    first.result.result(WAIT_S)
+    end = bench.block()
+    assert bench.appliance.stop(first) is None
+    assert not bench.halted.is_set()
+    end()
+
+
+def test_a_stop_that_came_too_early_is_not_lost(bench: Bench) -> None:
+    bench.clock.hold(1)
+    looking = bench.appliance.measure()
+    assert bench.clock.reached.wait(WAIT_S)
+    job = bench.appliance.run("move", lambda c: c.microscope.axis.move_to(5.0))
+    bench.appliance.stop()
+    bench.clock.release()
+    with pytest.raises(JobStopped, match="before it began"):
+        job.result.result(WAIT_S)
+    assert looking.result(WAIT_S).frame.z_um == bench.z_um == 0.0
+
+
+def test_stop_with_nothing_running_is_harmless(bench: Bench) -> None:
+    assert bench.appliance.stop() is None
+    bench.appliance.run("move", lambda c: c.microscope.axis.move_to(3.0)).result.result(WAIT_S)
+    assert bench.z_um == pytest.approx(3.0)
+
+
+def test_sixteen_measurers_share_one_look(bench: Bench) -> None:
+    end = bench.block()
+    asked = [bench.appliance.measure() for _ in range(16)]
+    end()
+    looks = [future.result(WAIT_S) for future in asked]
+    assert len({id(look) for look in looks}) == 1
+
+
+def test_measurers_of_different_regions_do_not_share(bench: Bench) -> None:
+    end = bench.block()
+    whole, part = bench.appliance.measure(), bench.appliance.measure(RegionOfInterest(0, 0, 224, 224))
+    end()
+    assert whole.result(WAIT_S) is not part.result(WAIT_S)
+
+
+def test_the_line_of_measurers_is_bounded(bench: Bench) -> None:
+    end = bench.block()
+    asked = [bench.appliance.measure() for _ in range(MAX_WAITING)]
+    with pytest.raises(Busy, match="ask less often"):
+        bench.appliance.measure()
+    end()
+    assert all(future.result(WAIT_S).seen.estimate for future in asked)
+
+
+def test_withdrawn_measurements_free_their_places(bench: Bench) -> None:
+    end = bench.block()
+    withdrawn = [bench.appliance.measure() for _ in range(MAX_WAITING)]
+    assert all(future.cancel() for future in withdrawn)
+    asked = bench.appliance.measure()
+    end()
+    assert asked.result(WAIT_S).seen.estimate is not None
+
+
+def test_a_measurer_is_answered_while_a_focus_job_runs(bench: Bench) -> None:
+    bench.microscope.axis.move_to(15.0)
+    job = bench.appliance.focus("single_shot", lambda *_: bench.clock.hold(1))
+    assert bench.clock.reached.wait(WAIT_S)
+    asked = bench.appliance.measure()
+    bench.clock.release()
+    assert asked.result(WAIT_S).frame.z_um != pytest.approx(15.0)
+    job.result.result(WAIT_S)
+
+
+def test_a_plain_frame_needs_no_model_but_a_measurement_does(bare_bench: Bench) -> None:
+    end = bare_bench.block()
+    plain, judged = bare_bench.appliance.measure(ask=False), bare_bench.appliance.measure()
+    end()
+    assert plain.result(WAIT_S).seen.estimate is None
+    with pytest.raises(RuntimeFailed, match="no model"):
+        judged.result(WAIT_S)
+
+
+def test_a_job_that_fails_tells_its_caller_and_the_next_one_runs(bench: Bench) -> None:
+    job = bench.appliance.run("fail", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        job.result.result(WAIT_S)
+    bench.appliance.run("move", lambda c: c.microscope.axis.move_to(1.0)).result.result(WAIT_S)
+    assert bench.z_um == pytest.approx(1.0)
+
+
+def test_closing_stops_the_job_refuses_those_who_wait_and_ends_the_thread(bench: Bench) -> None:
+    bench.clock.hold(3)
+    job = bench.appliance.run("move", lambda c: c.microscope.axis.move_to(40.0))
+    assert bench.clock.reached.wait(WAIT_S)
+    waiting = bench.appliance.measure()
+    bench.appliance.stop()
+    bench.clock.release()
+    bench.appliance.close()
+    assert isinstance(job.result.exception(WAIT_S), MotionStopped)
+    assert waiting.done()
+    with pytest.raises(JobStopped, match="shutting down"):
+        bench.appliance.measure()

@@ -1,0 +1,171 @@
+"""The line itself, on the simulated board with a model that knows the truth."""
+
+from collections.abc import Iterator
+
+import pytest
+from oracle import oracle
+
+from edge_app.controller import Controller, Ending, Look
+from edge_app.errors import GridTooLarge, RuntimeFailed, UnknownStrategy
+from edge_app.estimate import Verdict
+from edge_app.patches import RegionOfInterest
+from firmware.clock import ManualClock
+from firmware.errors import CameraError
+from firmware.microscope import Microscope, open_microscope, with_simulation
+from firmware.profile import load_profile
+from firmware.simulation import World
+
+
+def silent(_number: int, _look: Look, _decision: object) -> None:
+    return
+
+
+@pytest.fixture
+def microscope() -> Iterator[Microscope]:
+    with open_microscope(with_simulation(load_profile("simulated_tiny"), seed=5), ManualClock()) as opened:
+        world_of(opened).load_field(1, "tissue")
+        yield opened
+
+
+def world_of(microscope: Microscope) -> World:
+    assert microscope.world is not None
+    return microscope.world
+
+
+def start_at(microscope: Microscope, defocus_um: float) -> None:
+    for _ in range(2):
+        microscope.axis.move_by(defocus_um - world_of(microscope).truth_um())
+
+
+def test_one_look_one_move_one_check(microscope: Microscope) -> None:
+    start_at(microscope, 7.0)
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent)
+    assert (outcome.ending, outcome.verdict, outcome.frames) == (Ending.FOCUSED, Verdict.OK, 2)
+    assert abs(world_of(microscope).truth_um()) < 0.3
+
+
+def test_a_look_says_where_its_time_went(microscope: Microscope) -> None:
+    look = Controller(microscope, oracle(world_of(microscope))).look()
+    assert {"capture", "cut", "reject", "infer", "fuse"} <= set(look.stage_ms)
+
+
+def test_a_model_that_lies_leaves_the_axis_where_it_began(microscope: Microscope) -> None:
+    start_at(microscope, 3.0)
+    before_um = microscope.axis.z_um
+    outcome = Controller(microscope, oracle(world_of(microscope), scale=-1.0)).focus("single_shot", silent)
+    assert outcome.ending is Ending.RETURNED
+    assert microscope.axis.z_um == pytest.approx(before_um)
+
+
+def test_a_blank_field_is_left_alone(microscope: Microscope) -> None:
+    world_of(microscope).load_field(2, "blank")
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent)
+    assert (outcome.ending, outcome.verdict, outcome.moves) == (Ending.STAYED, Verdict.NO_CONTENT, 0)
+
+
+def test_foreign_optics_are_refused_and_nothing_moves(microscope: Microscope) -> None:
+    microscope.objective = microscope.objective.model_copy(update={"numerical_aperture": 0.4})
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent)
+    assert (outcome.verdict, outcome.moves) == (Verdict.WRONG_OPTICS, 0)
+
+
+def test_unknown_optics_are_refused_with_what_would_fit(microscope: Microscope) -> None:
+    microscope.objective = microscope.objective.model_copy(update={"numerical_aperture": None})
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent)
+    assert outcome.verdict is Verdict.OPTICS_UNKNOWN
+    assert "NA" in outcome.sentence
+
+
+def test_a_camera_that_only_has_old_frames_gives_stale_frame() -> None:
+    profile = with_simulation(load_profile("simulated_tiny"), stale_frames=12)
+    with open_microscope(profile, ManualClock()) as microscope:
+        world_of(microscope).load_field(1, "tissue")
+        controller = Controller(microscope, oracle(world_of(microscope)))
+        controller.look()
+        microscope.axis.move_by(3.0)
+        assert controller.look().seen.estimate.verdict is Verdict.STALE_FRAME  # type: ignore[union-attr]
+
+
+def test_a_camera_that_vanishes_mid_job_brings_the_axis_back(microscope: Microscope) -> None:
+    start_at(microscope, 6.0)
+    before_um = microscope.axis.z_um
+
+    def unplug(_number: int, _look: Look, _decision: object) -> None:
+        microscope.camera.close()
+
+    with pytest.raises(CameraError):
+        Controller(microscope, oracle(world_of(microscope))).focus("single_shot", unplug)
+    assert microscope.axis.z_um == pytest.approx(before_um)
+
+
+def test_a_stop_during_a_job_leaves_the_axis_where_it_was_halted(microscope: Microscope) -> None:
+    start_at(microscope, 6.0)
+
+    def halt(_number: int, _look: Look, _decision: object) -> None:
+        microscope.axis.stop()
+
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", halt)
+    assert outcome.ending is Ending.STOPPED
+    assert abs(world_of(microscope).truth_um() - 6.0) < 0.5
+
+
+def test_a_job_never_leaves_its_travel(microscope: Microscope) -> None:
+    start_at(microscope, 3.0)
+    focus = microscope.profile.focus.model_copy(update={"towards_um": 1.0})
+    microscope.profile = microscope.profile.model_copy(update={"focus": focus})
+    start_um, lowest_um = microscope.axis.z_um, []
+
+    def note(_number: int, look: Look, _decision: object) -> None:
+        lowest_um.append(look.seen.z_um)
+
+    Controller(microscope, oracle(world_of(microscope))).focus("single_shot", note)
+    assert min(lowest_um) >= start_um - 1.0 - 0.03
+
+
+def test_a_spent_travel_budget_goes_back_to_the_start(microscope: Microscope) -> None:
+    focus = microscope.profile.focus.model_copy(update={"path_um": 20.0})
+    microscope.profile = microscope.profile.model_copy(update={"focus": focus})
+    before_um = microscope.axis.z_um
+    outcome = Controller(microscope, None).focus("sweep", silent)
+    assert outcome.ending is Ending.RETURNED
+    assert microscope.axis.z_um == pytest.approx(before_um)
+    assert "travel" in outcome.sentence
+
+
+def test_a_start_in_focus_does_not_end_worse(microscope: Microscope) -> None:
+    start_at(microscope, 0.1)
+    before_um = abs(world_of(microscope).truth_um())
+    Controller(microscope, oracle(world_of(microscope), bias_um=0.8)).focus("single_shot", silent)
+    assert abs(world_of(microscope).truth_um()) <= before_um + 0.095
+
+
+def test_the_sweep_needs_no_model(microscope: Microscope) -> None:
+    start_at(microscope, -8.0)
+    outcome = Controller(microscope, None).focus("sweep", silent)
+    assert outcome.ending is Ending.FOCUSED
+    assert abs(world_of(microscope).truth_um()) < 0.5
+
+
+def test_a_strategy_that_asks_a_model_says_that_there_is_none(microscope: Microscope) -> None:
+    with pytest.raises(RuntimeFailed, match="sweep"):
+        Controller(microscope, None).focus("single_shot", silent)
+
+
+def test_an_unknown_strategy_names_the_known_ones(microscope: Microscope) -> None:
+    with pytest.raises(UnknownStrategy, match="single_shot"):
+        Controller(microscope, None).focus("wish", silent)
+
+
+def test_a_region_outside_the_frame_moves_nothing(microscope: Microscope) -> None:
+    before_um = microscope.axis.z_um
+    with pytest.raises(GridTooLarge):
+        Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent, RegionOfInterest(400, 0, 224, 224))
+    assert microscope.axis.z_um == before_um
+
+
+def test_an_open_sign_is_decided_by_a_small_move(microscope: Microscope) -> None:
+    start_at(microscope, -4.0)
+    model = oracle(world_of(microscope), symmetric=True)
+    outcome = Controller(microscope, model).focus("single_shot", silent)
+    assert outcome.verdict is Verdict.SIGN_UNCERTAIN
+    assert abs(world_of(microscope).truth_um()) < 0.6

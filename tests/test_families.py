@@ -1,0 +1,114 @@
+"""Every model family: builds from a recipe, answers as its task demands, stays small, exports faithfully."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from firmware import plugins
+from model_export.recipe import Recipe, load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+torch = pytest.importorskip("torch", reason="model_export needs torch")
+FAMILIES = plugins.names("model_export.families")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def recipe_of(family: str) -> Recipe:
+    """The first recipe for a family."""
+    return next(recipe for name in recipe_names() if (recipe := load_recipe(name)).family == family)
+
+
+@lru_cache
+def net_of(family: str) -> nn.Module:
+    """A network that has seen some noise, so that its normalisations are not the identity."""
+    from model_export.export import random_counts
+    from model_export.train import build
+
+    net = build(recipe_of(family)).train()
+    with torch.no_grad():
+        net(torch.from_numpy(random_counts(4, seed=1)))
+    return net.eval()
+
+
+@lru_cache
+def onnx_of(family: str) -> bytes:
+    from model_export.export import to_onnx
+
+    return to_onnx(net_of(family), plugins.load("model_export.families", family).OUTPUTS)
+
+
+@every_family
+def test_a_family_gives_one_number_per_patch_for_each_output(family: str) -> None:
+    from model_export.export import random_counts
+
+    with torch.no_grad():
+        answers = net_of(family)(torch.from_numpy(random_counts(3, seed=2)))
+    assert len(answers) == len(plugins.load("model_export.families", family).OUTPUTS)
+    assert all(answer.shape == (3,) and bool(torch.isfinite(answer).all()) for answer in answers)
+
+
+@every_family
+def test_a_family_belongs_to_a_task_and_gives_its_outputs(family: str) -> None:
+    module = plugins.load("model_export.families", family)
+    assert module.TASK in plugins.names("edge_app.tasks")
+    assert module.OUTPUTS == plugins.load("edge_app.tasks", module.TASK).OUTPUTS
+
+
+@every_family
+def test_a_family_builds_the_same_network_from_the_same_seed(family: str) -> None:
+    from model_export.train import build
+
+    one, other = (build(recipe_of(family)).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_ldse_net_fits_into_480_kib() -> None:
+    parameters = sum(parameter.numel() for parameter in net_of("ldse_net").parameters())
+    assert parameters * 4 <= 480 * 1024
+
+
+def test_ldse_net_does_not_care_how_bright_the_lamp_is() -> None:
+    from model_export.export import random_counts
+
+    dim = random_counts(2, seed=3) // 3 + 20
+    bright = (2 * (dim.astype(np.int64) + 1) - 1).astype(np.uint8)
+    with torch.no_grad():
+        under_dim, under_bright = (net_of("ldse_net")(torch.from_numpy(c))[0] for c in (dim, bright))
+    assert under_bright == pytest.approx(under_dim, abs=1e-3)
+
+
+@every_family
+def test_a_family_exports_with_a_free_batch_and_answers_as_in_torch(family: str) -> None:
+    from model_export.export import answers_of, check_parity, random_counts
+
+    outputs = plugins.load("model_export.families", family).OUTPUTS
+    counts = random_counts(5, seed=4)
+    golden = answers_of(net_of(family), counts, outputs)
+    assert check_parity(onnx_of(family), golden, counts) < 2e-3
+
+
+@every_family
+def test_an_export_that_answers_differently_is_refused(family: str) -> None:
+    from model_export.errors import ParityError
+    from model_export.export import answers_of, check_parity, random_counts
+
+    outputs = plugins.load("model_export.families", family).OUTPUTS
+    counts = random_counts(2, seed=5)
+    golden = answers_of(net_of(family), counts, outputs)
+    golden[outputs[0]] = golden[outputs[0]] + np.float32(0.01)
+    with pytest.raises(ParityError, match=outputs[0]):
+        check_parity(onnx_of(family), golden, counts)
+
+
+@every_family
+def test_an_export_is_the_same_bytes_every_time(family: str) -> None:
+    from model_export.export import to_onnx
+
+    again = to_onnx(net_of(family), plugins.load("model_export.families", family).OUTPUTS)
+    assert again == onnx_of(family)

@@ -1,0 +1,265 @@
+"""The forward model against what is known without it: formulas, SciPy, symmetry, photon statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import special
+
+from firmware.optics import (
+    Floats,
+    Optics,
+    PupilTable,
+    Sensor,
+    bessel_j0,
+    depth_of_field_um,
+    expose,
+    fine_ratio,
+    good_size,
+    image,
+    spread_um,
+)
+
+PLAIN = Optics(
+    spherical_waves=0.0, longitudinal_colour_um=(0.0, 0.0, 0.0), lines_nm=((620.0,), (535.0,), (460.0,))
+)
+REAL = Optics()
+IDEAL = Sensor(crosstalk=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+RED, GREEN, BLUE = 0, 1, 2
+
+
+@lru_cache
+def table_of(optics: Optics, reach_um: float = 11.0) -> PupilTable:
+    return PupilTable(optics, reach_um)
+
+
+def strehl(table: PupilTable, defocus_um: NDArray[np.float64] | float) -> Floats:
+    """(Z, C) height of the point image's middle, up to a factor: the OTF's volume."""
+    return np.asarray(table.radial_otf(defocus_um) @ table.frequencies_per_um, np.float32)
+
+
+def clear(side: int) -> Floats:
+    return np.ones((3, side, side), np.float32)
+
+
+@pytest.mark.parametrize("na", [0.4, 0.75, 0.95])
+def test_in_focus_the_otf_is_the_diffraction_limit(na: float) -> None:
+    table = table_of(dataclasses.replace(PLAIN, numerical_aperture=na))
+    found = table.radial_otf(0.0)[0]
+    for channel, (line_nm,) in enumerate(PLAIN.lines_nm):
+        v = np.minimum(table.frequencies_per_um * line_nm * 1e-3 / (2 * na), 1.0)
+        exact = 2 / math.pi * (np.arccos(v) - v * np.sqrt(1 - v * v))
+        assert np.abs(found[channel] - exact).max() < 0.01
+
+
+def test_oil_immersion_reaches_beyond_what_air_can() -> None:
+    table = table_of(dataclasses.replace(PLAIN, numerical_aperture=1.3, immersion_index=1.515), 1.0)
+    assert table.radial_otf(0.0)[0, GREEN, 200] > 0.2
+
+
+def test_without_aberrations_both_sides_of_focus_are_the_same() -> None:
+    table = table_of(PLAIN)
+    assert table.radial_otf(3.0) == pytest.approx(table.radial_otf(-3.0), abs=1e-5)
+
+
+def test_real_optics_tell_the_sides_of_focus_apart() -> None:
+    table = table_of(REAL)
+    assert np.abs(table.radial_otf(3.0) - table.radial_otf(-3.0)).max() > 0.05
+
+
+def test_spherical_aberration_alone_tells_the_sides_of_focus_apart() -> None:
+    table = table_of(dataclasses.replace(PLAIN, spherical_waves=0.3))
+    assert np.abs(table.radial_otf(2.0) - table.radial_otf(-2.0)).max() > 0.05
+
+
+def test_j0_is_that_of_scipy() -> None:
+    x = np.linspace(0.0, 400.0, 200_001)
+    assert np.abs(bessel_j0(x) - special.j0(x)).max() < 1e-7
+
+
+@pytest.mark.parametrize("waves", [0.0, 0.15, 0.35])
+def test_green_is_sharpest_at_zero_defocus(waves: float) -> None:
+    table = table_of(dataclasses.replace(REAL, spherical_waves=waves))
+    z = np.linspace(-1.0, 1.0, 81)
+    assert z[strehl(table, z)[:, GREEN].argmax()] == pytest.approx(0.0, abs=0.08)
+
+
+def test_red_focuses_farther_from_the_specimen_than_blue() -> None:
+    z = np.linspace(-1.5, 1.5, 61)
+    best = z[strehl(table_of(REAL), z).argmax(axis=0)]
+    assert best == pytest.approx([0.5, 0.0, -0.4], abs=0.15)
+
+
+def test_colour_turns_with_the_side_of_focus() -> None:
+    above, below = strehl(table_of(REAL), np.array([1.5, -1.5]))
+    assert above[RED] / above[BLUE] > 1.2 * below[RED] / below[BLUE]
+
+
+def test_depth_of_field_is_wavelength_over_aperture_squared() -> None:
+    assert depth_of_field_um(0.75) == pytest.approx(0.951, abs=0.001)
+    assert depth_of_field_um(1.3, 1.515) == pytest.approx(1.515 * 0.535 / 1.69)
+
+
+def test_light_spreads_like_the_cone() -> None:
+    assert spread_um(-10.0, 0.75) == pytest.approx(10.0 * 0.75 / math.sqrt(1 - 0.75**2))
+
+
+def test_a_defocus_beyond_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"12\.00 um is beyond this table's 11\.00 um"):
+        table_of(REAL).radial_otf(np.array([0.0, -12.0]))
+
+
+@pytest.mark.parametrize(
+    ("na", "pixel_um"), [(0.1, 1.7), (0.3, 0.345), (0.75, 0.1725), (0.75, 0.17), (0.95, 0.15)]
+)
+def test_the_render_pitch_is_fine_enough_for_every_objective(na: float, pixel_um: float) -> None:
+    optics = Optics(numerical_aperture=na, pixel_um=pixel_um)
+    a, b = fine_ratio(optics)
+    assert pixel_um * a / b <= optics.shortest_um / (4 * na) + 1e-12
+
+
+def test_pixels_that_are_far_too_coarse_are_refused() -> None:
+    with pytest.raises(ValueError, match="undersamples"):
+        fine_ratio(Optics(numerical_aperture=0.75, pixel_um=0.4))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (5, 6), (4, 5), (3, 4), (2, 3), (3, 5), (1, 2)])
+def test_a_good_size_divides_evenly_and_is_no_smaller_than_asked(a: int, b: int) -> None:
+    for asked in (100, 347, 513):
+        size = good_size(asked, a, b)
+        assert asked <= size <= 1.3 * asked
+        assert size % a == 0
+        assert size % 2 == size // a * b % 2 == 0
+
+
+@pytest.mark.parametrize("pixel_um", [0.15, 0.1725, 0.2, 0.25, 0.29])
+def test_a_clear_field_images_to_one(pixel_um: float) -> None:
+    table = table_of(dataclasses.replace(REAL, pixel_um=pixel_um))
+    a, b = fine_ratio(table.optics)
+    seen = image(clear(good_size(48, a, b) // a * b), table, table.radial_otf(4.0)[0])
+    assert seen == pytest.approx(1.0, abs=1e-5)
+
+
+def test_light_is_moved_about_but_not_lost() -> None:
+    table = table_of(REAL)
+    light = np.random.default_rng(1).uniform(0.1, 1.0, (3, 96, 96)).astype(np.float32)
+    seen = image(light, table, table.radial_otf(-6.0)[0])
+    assert seen.mean(axis=(1, 2)) == pytest.approx(light.mean(axis=(1, 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("pixel_um", [0.14, 0.1725, 0.19, 0.2, 0.22, 0.25, 0.29])
+def test_an_image_is_the_blurred_specimen_looked_up_at_every_pixel(pixel_um: float) -> None:
+    table = table_of(dataclasses.replace(REAL, pixel_um=pixel_um))
+    a, b = fine_ratio(table.optics)
+    m = good_size(24, a, b)
+    light = np.random.default_rng(2).uniform(0.0, 1.0, (3, m // a * b, m // a * b)).astype(np.float32)
+    otf = table.radial_otf(1.5)[0]
+    seen = image(light, table, otf)
+    for y, x in ((0, 0), (1, m - 1), (m // 2, 3)):
+        assert seen[GREEN, y, x] == pytest.approx(looked_up(light, table, otf, y, x), abs=2e-3)
+
+
+def looked_up(light: Floats, table: PupilTable, otf: Floats, y: int, x: int) -> float:
+    """Green at one pixel by a plain sum over every frequency of the specimen: no folding, no fast inverse."""
+    optics = table.optics
+    a, b = fine_ratio(optics)
+    n = light.shape[-1]
+    f = np.fft.fftfreq(n, optics.pixel_um * a / b)
+    radial = np.interp(np.hypot(f[:, None], f[None, :]), table.frequencies_per_um, otf[GREEN], right=0.0)
+    pixel = np.sinc(f * optics.pixel_um)
+    spectrum = np.fft.fft2(light[GREEN].astype(np.float64)) * radial * pixel[:, None] * pixel[None, :]
+    wave_y, wave_x = (np.exp(2j * np.pi * f * place * optics.pixel_um) for place in (y, x))
+    return complex((wave_y @ spectrum @ wave_x).item()).real / float(n * n)
+
+
+@pytest.mark.parametrize("defocus_um", [-10.0, 10.0])
+def test_a_margin_of_the_spread_is_enough_that_nothing_wraps(defocus_um: float) -> None:
+    table = table_of(REAL)
+    a, b = fine_ratio(table.optics)
+    core, margin = 48, int(spread_um(11.0, 0.75) / table.optics.pixel_um) + 8
+    near, far = (good_size(core + 2 * edge, a, b) for edge in (margin, 2 * margin))
+    light = np.random.default_rng(3).uniform(0.0, 1.0, (3, far // a * b, far // a * b)).astype(np.float32)
+    otf = table.radial_otf(defocus_um)[0]
+    off = (far - near) // 2 // a * a
+    piece = light[:, off // a * b :, off // a * b :][:, : near // a * b, : near // a * b]
+    inside = slice(margin, margin + core)
+    cut = image(piece, table, otf)[:, inside, inside]
+    whole = image(light, table, otf)[:, off:, off:][:, inside, inside]
+    assert np.abs(cut - whole).max() < 2e-3
+
+
+@pytest.mark.parametrize("na", [0.5, 0.75])
+def test_the_shadow_of_a_point_grows_like_the_cone(na: float) -> None:
+    optics = dataclasses.replace(PLAIN, numerical_aperture=na)
+    slope = math.sqrt(
+        -math.log(1 - na * na) / na**2 - 1
+    )  # root mean square of tan(asin(NA r)) over the pupil
+    for z in (-10.0, -5.0, 5.0, 10.0):
+        assert shadow_radius_um(optics, z) == pytest.approx(slope * abs(z), rel=0.06)
+
+
+def shadow_radius_um(optics: Optics, defocus_um: float) -> float:
+    """Root mean square radius of what a point takes away from a clear field, inside twice the cone."""
+    table = table_of(optics)
+    a, b = fine_ratio(optics)
+    m = good_size(240, a, b)
+    light = clear(m // a * b)
+    light[:, m // a * b // 2, m // a * b // 2] = 0.0
+    shadow = 1.0 - image(light, table, table.radial_otf(defocus_um)[0])[GREEN].astype(np.float64)
+    y, x = np.indices(shadow.shape)
+    squared = ((y - m / 2) ** 2 + (x - m / 2) ** 2) * optics.pixel_um**2
+    shadow[squared > (1.3 * spread_um(defocus_um, optics.numerical_aperture)) ** 2] = 0.0
+    return float(np.sqrt((shadow * squared).sum() / shadow.sum()))
+
+
+def counts_of(level: float, sensor: Sensor) -> NDArray[np.float64]:
+    """(200, 200, 3) counts of an even field."""
+    light = np.full((3, 200, 200), level, np.float32)
+    return expose(light, sensor, np.random.default_rng(4)).astype(np.float64)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
+def test_noise_is_that_of_the_photons_and_the_reading(level: float) -> None:
+    sensor = dataclasses.replace(IDEAL, bits=16)
+    electrons = counts_of(level, sensor) * sensor.full_well_e / 65535
+    charge = level * sensor.exposure * sensor.full_well_e
+    assert electrons.mean() == pytest.approx(charge, rel=0.002)
+    assert electrons.var() == pytest.approx(charge + sensor.read_noise_e**2, rel=0.03)
+
+
+def test_eight_and_sixteen_bits_show_the_same_light() -> None:
+    eight, sixteen = (counts_of(0.4, dataclasses.replace(IDEAL, bits=bits)) for bits in (8, 16))
+    assert eight.mean() / 255 == pytest.approx(sixteen.mean() / 65535, abs=0.002)
+    assert sixteen.max() > 255
+
+
+def test_twelve_bits_end_at_4095() -> None:
+    assert counts_of(2.0, dataclasses.replace(IDEAL, bits=12)).max() == 4095
+
+
+def test_too_much_light_clips_and_no_light_does_not_wrap() -> None:
+    assert counts_of(3.0, IDEAL).min() == 255
+    assert counts_of(0.0, IDEAL).max() < 3
+
+
+def test_colours_mix_and_keep_white_white() -> None:
+    red = np.zeros((3, 50, 50), np.float32)
+    red[RED] = 1.0
+    mixed = expose(red, Sensor(), np.random.default_rng(5)).mean(axis=(0, 1))
+    assert mixed / mixed[RED] == pytest.approx([1.0, 0.06 / 0.9, 0.02 / 0.9], abs=0.01)
+    white = counts_of(1.0, Sensor()).mean(axis=(0, 1))
+    assert white == pytest.approx([255 * 0.82] * 3, rel=0.005)
+
+
+def test_gains_weigh_the_channels() -> None:
+    seen = counts_of(0.5, dataclasses.replace(IDEAL, gains=(1.0, 0.5, 0.25))).mean(axis=(0, 1))
+    assert seen / seen[RED] == pytest.approx([1.0, 0.5, 0.25], rel=0.02)
+
+
+def test_the_same_seed_exposes_the_same_counts() -> None:
+    assert np.array_equal(counts_of(0.3, Sensor()), counts_of(0.3, Sensor()))

@@ -1,0 +1,65 @@
+"""Procedural specimens: light between none and all, seeded, and as different as their names say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from firmware.optics import Floats
+from firmware.specimens import KINDS, transmission
+
+PITCH_UM = 0.15
+
+
+def specimen(kind: str, seed: int = 1, side: int = 500) -> Floats:
+    return transmission(kind, np.random.default_rng(seed), (side, side), PITCH_UM)
+
+
+def covered(kind: str) -> float:
+    """The share of green light's way that is not clear, over some specimens."""
+    return float(np.mean([(specimen(kind, seed)[1] < 0.95).mean() for seed in range(6)]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_light_is_weakened_and_never_made(kind: str) -> None:
+    light = specimen(kind)
+    assert light.dtype == np.float32
+    assert light.shape == (3, 500, 500)
+    assert light.min() > 0.0
+    assert light.max() <= 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_specimen(kind: str) -> None:
+    assert np.array_equal(specimen(kind, 7), specimen(kind, 7))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"blank"}))
+def test_another_seed_gives_another_specimen(kind: str) -> None:
+    assert any(not np.array_equal(specimen(kind, 0), specimen(kind, seed)) for seed in (1, 2, 3))
+
+
+def test_a_blank_field_is_clear() -> None:
+    assert specimen("blank").min() == 1.0
+
+
+def test_tissue_covers_more_than_a_smear_and_a_smear_more_than_a_sparse_field() -> None:
+    assert covered("tissue") > 1.5 * covered("smear")
+    assert covered("smear") > covered("sparse") > 0.0
+
+
+def test_stains_absorb_green_more_than_red() -> None:
+    red, green, _ = specimen("tissue").mean(axis=(1, 2))
+    assert green < red
+
+
+def test_a_specimen_has_detail_finer_than_the_lens_resolves() -> None:
+    power = np.abs(np.fft.rfft2(np.log(specimen("tissue")[1]))) ** 2
+    f = np.hypot(np.fft.fftfreq(500, PITCH_UM)[:, None], np.fft.rfftfreq(500, PITCH_UM)[None, :])
+    assert power[(f > 1.5) & (f < 2.5)].mean() > 20 * power[f > 4.0].mean() / 20
+
+
+def test_narrow_and_long_grids_are_filled() -> None:
+    light = transmission("smear", np.random.default_rng(3), (40, 1500), PITCH_UM)
+    assert light.shape == (3, 40, 1500)
+    assert np.isfinite(light).all()
