@@ -131,15 +131,17 @@ def _rows(
     rows = []
     for model, seconds in zip(models, times, strict=True):
         gflops = [model.bundle.manifest.flop_per_patch * len(counts) / s / 1e9 for s in seconds]
-        rows.append({
-            "model": model.label,
-            "runtime": model.runtime.name,
-            "batch": len(counts),
-            "threads": threads,
-            "ms_per_frame": round(statistics.median(seconds) * 1e3, 2),
-            "gflops": round(statistics.median(gflops), 1),
-            "fraction_of_sgemm": round(statistics.median(g / r for g, r in zip(gflops, rate, strict=True)), 4),
-        })
+        rows.append(
+            {
+                "model": model.label,
+                "runtime": model.runtime.name,
+                "batch": len(counts),
+                "threads": threads,
+                "ms_per_frame": round(statistics.median(seconds) * 1e3, 2),
+                "gflops": round(statistics.median(gflops), 1),
+                "fraction_of_sgemm": round(statistics.median(g / r for g, r in zip(gflops, rate, strict=True)), 4),
+            }
+        )
     return rows, times
 
 
@@ -177,7 +179,13 @@ def _against_eager(model: Model, counts: NDArray[np.uint8], threads: int) -> dic
     if importlib.util.find_spec("torch") is None:
         return None
     recipe = model.bundle.manifest.training.recipe
-    command = [str(Path(sys.executable).parent / "parfocal-model"), "eager", recipe, "--threads", str(threads)]
+    command = [
+        str(Path(sys.executable).parent / "parfocal-model"),
+        "eager",
+        recipe,
+        "--threads",
+        str(threads),
+    ]
     with subprocess.Popen(  # noqa: S603
         [*command, "--patches", str(len(counts))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -135,12 +135,14 @@ def pack(manifest: Manifest, onnx: bytes, golden: bytes) -> bytes:
     hashes = {"model.onnx": _sha256(onnx), "golden.npz": _sha256(golden)}
     complete = manifest.model_copy(update={"sha256": hashes})
     text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True).encode()
-    return _zip({
-        "manifest.json": text,
-        "manifest.sha256": _sha256(text).encode(),
-        "model.onnx": onnx,
-        "golden.npz": golden,
-    })
+    return _zip(
+        {
+            "manifest.json": text,
+            "manifest.sha256": _sha256(text).encode(),
+            "model.onnx": onnx,
+            "golden.npz": golden,
+        }
+    )
 
 
 def golden_bytes(counts: NDArray[np.uint8], outputs: Arrays) -> bytes:
@@ -167,18 +169,9 @@ def read(path: Path) -> ModelBundle:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
-        if tuple(members) != _MEMBERS or _zip(members) != data:
-            raise BundleCorrupt(_corrupt(path, "it is not packed as a bundle is"))
-        if _sha256(members["manifest.json"]).encode() != members["manifest.sha256"]:
-            raise BundleCorrupt(_corrupt(path, "the manifest is not the one that was packed"))
-        manifest = Manifest.model_validate_json(members["manifest.json"])
-        for name in ("model.onnx", "golden.npz"):
-            if manifest.sha256.get(name) != _sha256(members[name]):
-                raise BundleCorrupt(_corrupt(path, f"{name} is not the one that was packed"))
+        manifest = _checked(members, data)
         with np.load(io.BytesIO(members["golden.npz"]), allow_pickle=False) as golden:
             arrays: Arrays = {name: golden[name] for name in golden.files}
-    except BundleCorrupt:
-        raise
     except Exception as error:  # parsers that meet damaged bytes may raise anything
         found = str(error).partition("\n")[0] or type(error).__name__
         raise BundleCorrupt(_corrupt(path, found)) from error
@@ -205,6 +198,19 @@ def find(name: str) -> Path:
 def factory_bundles() -> list[Path]:
     """The bundles that ship, in order of name."""
     return sorted(FACTORY.glob(f"*{SUFFIX}"))
+
+
+def _checked(members: dict[str, bytes], data: bytes) -> Manifest:
+    """The manifest, if the members and the file are exactly what was packed."""
+    if tuple(members) != _MEMBERS or _zip(members) != data:
+        raise ValueError("it is not packed as a bundle is")
+    if _sha256(members["manifest.json"]).encode() != members["manifest.sha256"]:
+        raise ValueError("the manifest is not the one that was packed")
+    manifest = Manifest.model_validate_json(members["manifest.json"])
+    for name in ("model.onnx", "golden.npz"):
+        if manifest.sha256.get(name) != _sha256(members[name]):
+            raise ValueError(f"{name} is not the one that was packed")
+    return manifest
 
 
 def _zip(members: dict[str, bytes]) -> bytes:

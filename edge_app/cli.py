@@ -240,9 +240,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 @contextmanager
-def _connected(
-    at: str, config: Path | None, strategy: str = "", **flags: str | int | None
-) -> Iterator[Client]:
+def _connected(at: str, config: Path | None, strategy: str = "", **flags: str | int | None) -> Iterator[Client]:
     """A client of the server at an address; without one, of a board opened in this process."""
     from edge_app import verbs
     from edge_app.client import Client

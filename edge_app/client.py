@@ -147,6 +147,4 @@ class Client:
 def _roi(roi: RegionOfInterest | None) -> looks.RegionOfInterest | None:
     if roi is None:
         return None
-    return looks.RegionOfInterest(
-        x_px=roi.x_px, y_px=roi.y_px, width_px=roi.width_px, height_px=roi.height_px
-    )
+    return looks.RegionOfInterest(x_px=roi.x_px, y_px=roi.y_px, width_px=roi.width_px, height_px=roi.height_px)

@@ -64,9 +64,7 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     named = os.environ.get(f"{PREFIX}CONFIG")
     path = config or (Path(named) if named else None)
     if path is not None and not path.is_file():
-        raise BadSettings(
-            f"there is no configuration file {path}; create it, or leave it out for the defaults"
-        )
+        raise BadSettings(f"there is no configuration file {path}; create it, or leave it out for the defaults")
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)

@@ -37,9 +37,7 @@ def fields(message: Message) -> dict[str, Any]:
     """A reply as plain values, without its pictures; enums by name, absent values left out."""
     from google.protobuf.json_format import MessageToDict
 
-    plain = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    plain = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return {name: value for name, value in plain.items() if name not in _PICTURES}
 
 

@@ -65,7 +65,7 @@ class _Job:
     strategy: str
     start_um: float
     began_s: float
-    looks: list[Look] = field(default_factory=list)
+    seen: list[Observation] = field(default_factory=list)
     moves: int = 0
 
 
@@ -104,7 +104,11 @@ class Controller:
         return self.judge(frame, ask, roi, watch)
 
     def judge(
-        self, frame: Frame, ask: bool = True, roi: RegionOfInterest | None = None, watch: Stopwatch | None = None
+        self,
+        frame: Frame,
+        ask: bool = True,
+        roi: RegionOfInterest | None = None,
+        watch: Stopwatch | None = None,
     ) -> Look:
         """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`."""
         watch = watch or Stopwatch()
@@ -151,20 +155,17 @@ class Controller:
         job = _Job(strategy, axis.z_um, self.microscope.clock.now_s())
         travel = self.microscope.job_travel()
 
-        def look() -> Observation:
-            job.looks.append(self.look(module.NEEDS_MODEL, roi))
-            return job.looks[-1].seen
-
         try:
-            first = look()
-            plan: Plan = module.plan(first, self._ground(travel.low_um, travel.high_um))
+            look = self._looked(job, module.NEEDS_MODEL, roi)
+            plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
             decision = _next(plan)
             while isinstance(decision, MoveTo):
-                on_look(len(job.looks), job.looks[-1], decision)
+                on_look(len(job.seen), look, decision)
                 axis.move_to(decision.z_um, travel)
                 job.moves += 1
-                decision = _next(plan, look())
-            on_look(len(job.looks), job.looks[-1], decision)
+                look = self._looked(job, module.NEEDS_MODEL, roi)
+                decision = _next(plan, look.seen)
+            on_look(len(job.seen), look, decision)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:
@@ -174,8 +175,14 @@ class Controller:
             raise
         return self._conclude(job, decision)
 
+    def _looked(self, job: _Job, ask: bool, roi: RegionOfInterest | None) -> Look:
+        """A look of a job; the job keeps what was seen, not the frame."""
+        look = self.look(ask, roi)
+        job.seen.append(look.seen)
+        return look
+
     def _conclude(self, job: _Job, decision: Settled | GiveUp) -> Outcome:
-        first, last = job.looks[0].seen, job.looks[-1].seen
+        first, last = job.seen[0], job.seen[-1]
         if job.moves == 0:
             verdict = decision.verdict if isinstance(decision, GiveUp) else Verdict.OK
             return self._outcome(job, Ending.STAYED, verdict, decision.why)
@@ -207,11 +214,11 @@ class Controller:
             sentence=sentence,
             start_um=job.start_um,
             end_um=self.microscope.axis.z_um,
-            frames=len(job.looks),
+            frames=len(job.seen),
             moves=job.moves,
             duration_s=self.microscope.clock.now_s() - job.began_s,
             strategy=job.strategy,
-            last=job.looks[-1].seen.estimate if job.looks else None,
+            last=job.seen[-1].estimate if job.seen else None,
         )
 
     def _refusal(self, frame: Frame, grid: PatchGrid) -> DefocusEstimate | None:
@@ -238,7 +245,7 @@ class Controller:
 
     def _strategy(self, name: str) -> StrategyModule:
         try:
-            module: StrategyModule = plugins.load(STRATEGIES, name)  # type: ignore[assignment]
+            module: StrategyModule = plugins.load(STRATEGIES, name)
         except UnknownPlugin as error:
             raise UnknownStrategy(str(error)) from error
         return module

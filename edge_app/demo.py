@@ -92,7 +92,10 @@ def demo(runs: int, seed: int, board: str, out: Path, progress: Progress) -> dic
     """
     progress(0, runs, "starting a server")
     done: list[Done] = []
-    with _server(read_settings(board=board, listen="127.0.0.1:0", seed=seed)) as address, Client(address) as client:
+    with (
+        _server(read_settings(board=board, listen="127.0.0.1:0", seed=seed)) as address,
+        Client(address) as client,
+    ):
         world = json_format.MessageToDict(client.describe().world)
         for number, task in enumerate(plan_jobs(runs, seed)):
             done.append(_job(client, task))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,32 +13,16 @@ from matplotlib.figure import Figure
 
 from edge_app.client import Client
 from edge_app.pictures import defocus_map, from_png
-from edge_app.stubs.parfocal.v1 import focus_pb2, simulation_pb2
 from edge_app.wire import patch_map_from
+
+if TYPE_CHECKING:
+    from edge_app.demo import Done
 
 _SHOWN = 7
 _GREEN, _RED, _GREY = "#1b7837", "#b2182b", "#8c8c8c"
 
 
-class Job(Protocol):
-    """What a picture needs to know of a finished job."""
-
-    before: simulation_pb2.Truth
-    after: simulation_pb2.Truth
-    looks: tuple[focus_pb2.Look, ...]
-
-    @property
-    def counts(self) -> bool:
-        """Whether it has content and began in range."""
-        ...
-
-    @property
-    def verdict(self) -> str:
-        """Its verdict by name."""
-        ...
-
-
-def draw(client: Client, done: Sequence[Job], out: Path) -> list[Path]:
+def draw(client: Client, done: Sequence[Done], out: Path) -> list[Path]:
     """Write z-over-time.png, residuals.png and defocus-map.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "z-over-time.png", out / "residuals.png", out / "defocus-map.png"]
@@ -48,7 +32,7 @@ def draw(client: Client, done: Sequence[Job], out: Path) -> list[Path]:
     return paths
 
 
-def _z_over_time(done: Sequence[Job], path: Path) -> None:
+def _z_over_time(done: Sequence[Done], path: Path) -> None:
     """Distance from true focus at every look of some jobs, and what the model thought of it."""
     figure, axes = _figure(8.5, 5.0)
     depth_um = done[0].before.depth_of_field_um if done else 1.0
@@ -80,7 +64,7 @@ def _z_over_time(done: Sequence[Job], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _residuals(done: Sequence[Job], path: Path) -> None:
+def _residuals(done: Sequence[Done], path: Path) -> None:
     """Where every job began and where it ended."""
     figure, axes = _figure(8.5, 5.0)
     depth_um = done[0].before.depth_of_field_um if done else 1.0
@@ -88,7 +72,11 @@ def _residuals(done: Sequence[Job], path: Path) -> None:
     groups = (
         ("content, start in range", _GREEN, [job for job in done if job.counts]),
         ("start beyond the range", _RED, [job for job in done if job.before.has_content and not job.counts]),
-        ("blank field: recognised and left alone", _GREY, [job for job in done if not job.before.has_content]),
+        (
+            "blank field: recognised and left alone",
+            _GREY,
+            [job for job in done if not job.before.has_content],
+        ),
     )
     for label, colour, jobs in groups:
         starts = [job.before.defocus_um for job in jobs]

@@ -75,9 +75,7 @@ def print_table(result: dict[str, Any], out: Console) -> None:
         table.add_row(finding["what"], finding["name"], mark, finding["detail"])
     out.print(table)
     works = result["simulated_board_works"]
-    out.print(
-        "the simulated board works" if works else "the simulated board does not work: see the first line"
-    )
+    out.print("the simulated board works" if works else "the simulated board does not work: see the first line")
 
 
 def _trial() -> Finding:
@@ -91,9 +89,7 @@ def _trial() -> Finding:
 
 
 def _runtimes() -> list[Finding]:
-    return [
-        Finding("runtime", name, not why, why or "can be used") for name, why in runtime.available().items()
-    ]
+    return [Finding("runtime", name, not why, why or "can be used") for name, why in runtime.available().items()]
 
 
 def _bundles() -> list[Finding]:

@@ -94,13 +94,16 @@ def screen(seen: Content, grid: PatchGrid) -> DefocusEstimate | None:
         return refuse(Verdict.SATURATED, "most of the frame is blown out; shorten the exposure or dim the lamp", grid)
     if float(np.median(seen.brightness)) <= 12.0:
         return refuse(Verdict.TOO_DARK, "the frame is nearly black; switch on the lamp or lengthen the exposure", grid)
-    return refuse(
-        Verdict.NO_CONTENT, "no patch shows any structure; move the slide to a place with specimen", grid
-    )
+    return refuse(Verdict.NO_CONTENT, "no patch shows any structure; move the slide to a place with specimen", grid)
 
 
 def fuse(
-    defocus_um: Floats, sigma_um: Floats, informative: Mask, grid: PatchGrid, calibration: Calibration, model: str
+    defocus_um: Floats,
+    sigma_um: Floats,
+    informative: Mask,
+    grid: PatchGrid,
+    calibration: Calibration,
+    model: str,
 ) -> DefocusEstimate:
     """Combine the informative patches' answers into one.
 
@@ -116,12 +119,14 @@ def fuse(
     uncertainty joins the patches' spread over sqrt(K) and the error that a frame's patches share.
     """
     sigma_um = sigma_um * np.float32(calibration.patch_scale)
-    weights = 1.0 / np.maximum(sigma_um, 0.05) ** 2
+    weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05) ** 2, np.float32)
     centre = weighted_median(defocus_um, weights)
     distance = np.abs(defocus_um - centre)
     spread = 1.4826 * weighted_median(distance, weights)
     effective = float(weights.sum() ** 2 / (weights**2).sum())
-    sigma = float(np.hypot(calibration.frame_floor_um, 1.25 * max(spread, float(np.median(sigma_um)) * 0.5) / effective**0.5))
+    sigma = float(
+        np.hypot(calibration.frame_floor_um, 1.25 * max(spread, float(np.median(sigma_um)) * 0.5) / effective**0.5)
+    )
     verdict, sentence, centre = _judge(defocus_um, sigma_um, weights, centre, sigma, calibration.range_um)
     full_defocus = np.full(grid.count, np.nan, np.float32)
     full_sigma = full_defocus.copy()
@@ -148,10 +153,22 @@ def _judge(
     agreeing = float((np.abs(defocus_um - centre) <= tolerance).mean())
     same_size = float((np.abs(np.abs(defocus_um) - size) <= tolerance).mean())
     if size > 1.5 and min(positive, 1 - positive) > _MINORITY and same_size > 0.6:
-        return Verdict.SIGN_UNCERTAIN, f"about {size:.1f} um away, but the patches do not agree on the side", size
+        return (
+            Verdict.SIGN_UNCERTAIN,
+            f"about {size:.1f} um away, but the patches do not agree on the side",
+            size,
+        )
     if abs(centre) + 2 * sigma > _OUTSIDE * range_um:
         side = "above" if centre > 0 else "below"
-        return Verdict.OUT_OF_RANGE, f"perhaps farther {side} focus than the model knows (+-{range_um:.0f} um)", centre
+        return (
+            Verdict.OUT_OF_RANGE,
+            f"perhaps farther {side} focus than the model knows (+-{range_um:.0f} um)",
+            centre,
+        )
     if len(defocus_um) > 2 and agreeing < 0.5:
-        return Verdict.DISAGREEMENT, f"only {agreeing:.0%} of the patches agree; the specimen may be thick", centre
+        return (
+            Verdict.DISAGREEMENT,
+            f"only {agreeing:.0%} of the patches agree; the specimen may be thick",
+            centre,
+        )
     return Verdict.OK, "", centre

@@ -97,7 +97,7 @@ class PatchGrid:
     def per_patch(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean over each patch of an image that covers the region at any scale: (N,) or (N, C)."""
         means = cv2.resize(image, (self.columns, self.rows), interpolation=cv2.INTER_AREA)
-        return means.reshape(self.count, *image.shape[2:])
+        return np.asarray(means, np.float32).reshape(self.count, *image.shape[2:])
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,7 @@ def from_png(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def defocus_map(
-    rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, title: str, path: Path
-) -> None:
+def defocus_map(rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, title: str, path: Path) -> None:
     """Draw each patch's defocus over its frame, with a colour bar in um; blank patches are hatched grey.
 
     Args:

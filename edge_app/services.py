@@ -105,9 +105,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         self._appliance = appliance
         self._microscope = appliance.controller.microscope
 
-    async def Describe(
-        self, request: microscope_pb2.DescribeRequest, context: Any
-    ) -> microscope_pb2.DescribeReply:
+    async def Describe(self, request: microscope_pb2.DescribeRequest, context: Any) -> microscope_pb2.DescribeReply:
         """What this board is."""
         del request, context
         default = self._microscope.profile.focus.strategy
@@ -120,9 +118,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
             self._name_model(reply)
         return reply
 
-    async def Capture(
-        self, request: microscope_pb2.CaptureRequest, context: Any
-    ) -> microscope_pb2.CaptureReply:
+    async def Capture(self, request: microscope_pb2.CaptureRequest, context: Any) -> microscope_pb2.CaptureReply:
         """One frame, also while a job runs: then it is the job's newest."""
         del context
         look = await asyncio.wrap_future(self._appliance.measure(ask=False))
@@ -167,9 +163,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         await run(self._appliance, "home", lambda _: axis.home())
         return microscope_pb2.HomeReply(z_um=axis.z_um, trust=wire.TRUSTS[axis.trust])
 
-    async def SetZero(
-        self, request: microscope_pb2.SetZeroRequest, context: Any
-    ) -> microscope_pb2.SetZeroReply:
+    async def SetZero(self, request: microscope_pb2.SetZeroRequest, context: Any) -> microscope_pb2.SetZeroReply:
         """Declare the present position to be zero."""
         del request, context
         axis, before_um = self._microscope.axis, self._microscope.axis.z_um
@@ -231,9 +225,7 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
         self._appliance = appliance
         self._world = world
 
-    async def LoadField(
-        self, request: simulation_pb2.LoadFieldRequest, context: Any
-    ) -> simulation_pb2.FieldReply:
+    async def LoadField(self, request: simulation_pb2.LoadFieldRequest, context: Any) -> simulation_pb2.FieldReply:
         """Another field, and the objective where the request wants it."""
         del context
         if request.field < 0:

@@ -85,13 +85,10 @@ def error_of(fault: grpc.RpcError, address: str) -> Exception:
             return _BY_NAME.get(info.reason, app.RemoteError)(message)
     if code is _Code.UNAVAILABLE:
         return app.Unreachable(
-            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, "
-            "or check the address"
+            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"
         )
     if code is _Code.DEADLINE_EXCEEDED:
         return app.RemoteError(f"{address} gave no answer in time; allow more time, or stop what it is doing")
     if code is _Code.UNIMPLEMENTED:
-        return app.RemoteError(
-            f"{address} does not offer this; only simulated boards load fields and tell the truth"
-        )
+        return app.RemoteError(f"{address} does not offer this; only simulated boards load fields and tell the truth")
     return app.RemoteError(f"{address} answered {code.name}: {message}")

@@ -107,17 +107,13 @@ def bessel_j0(x: NDArray[np.float64]) -> NDArray[np.float64]:
     )
     t = 3.0 / np.maximum(x, 3.0)
     size = 0.79788456 + t * (
-        -0.00000077
-        + t * (-0.0055274 + t * (-0.00009512 + t * (0.00137237 + t * (-0.00072805 + t * 0.00014476))))
+        -0.00000077 + t * (-0.0055274 + t * (-0.00009512 + t * (0.00137237 + t * (-0.00072805 + t * 0.00014476))))
     )
     angle = (
         x
         - 0.78539816
         + t
-        * (
-            -0.04166397
-            + t * (-0.00003954 + t * (0.00262573 + t * (-0.00054125 + t * (-0.00029333 + t * 0.00013558))))
-        )
+        * (-0.04166397 + t * (-0.00003954 + t * (0.00262573 + t * (-0.00054125 + t * (-0.00029333 + t * 0.00013558)))))
     )
     return np.where(x < 3.0, small, size * np.cos(angle) / np.sqrt(np.maximum(x, 3.0)))
 
@@ -158,9 +154,7 @@ class PupilTable:
         """OTF of every channel at each defocus: (Z, C, F) float32, real because the pupils are symmetric."""
         z = np.atleast_1d(np.asarray(defocus_um, dtype=np.float64))
         if np.abs(z).max() > self.reach_um + 1e-6:
-            raise ValueError(
-                f"defocus {np.abs(z).max():.2f} um is beyond this table's {self.reach_um:.2f} um"
-            )
+            raise ValueError(f"defocus {np.abs(z).max():.2f} um is beyond this table's {self.reach_um:.2f} um")
         colours = zip(self.optics.lines_nm, self._shifts, strict=True)
         return np.stack([self._channel(z, lines, shifts) for lines, shifts in colours], axis=1)
 
@@ -217,9 +211,7 @@ def _smooth(n: int) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _grid(
-    fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float
-) -> tuple[NDArray[np.int32], Floats]:
+def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> tuple[NDArray[np.int32], Floats]:
     fy = np.fft.fftfreq(fine, pitch_um)
     fx = np.fft.rfftfreq(fine, pitch_um)
     radius = np.hypot(fy[:, None], fx[None, :]) * ((_FREQUENCIES * 8 - 1) / cutoff_per_um)
@@ -280,9 +272,7 @@ def expose(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[n
     Shot noise is Gaussian with the Poisson variance, which is exact enough above some ten electrons.
     """
     mix = np.asarray(sensor.crosstalk, np.float32) * np.asarray(sensor.gains, np.float32)[:, None]
-    charge: Floats = np.tensordot(
-        light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1])
-    )
+    charge: Floats = np.tensordot(light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1]))
     np.maximum(charge, 0.0, out=charge)
     noise: Floats = rng.standard_normal(charge.shape, dtype=np.float32)
     noise *= np.sqrt(charge + np.float32(sensor.read_noise_e**2))

@@ -99,9 +99,7 @@ def _smoothstep(field: Floats, edge: float, width: float) -> Floats:
     return x * x * (3 - 2 * x)
 
 
-def _noise(
-    rng: np.random.Generator, shape: Shape, pitch_um: float, scale_um: float, stretch: float = 1.0
-) -> Floats:
+def _noise(rng: np.random.Generator, shape: Shape, pitch_um: float, scale_um: float, stretch: float = 1.0) -> Floats:
     """Smooth noise of unit variance: white noise on a coarse grid, interpolated by cubic B-splines."""
     rows = _spline(rng, shape[0], pitch_um, scale_um / 2)
     columns = _spline(rng, shape[1], pitch_um, scale_um * stretch / 2)

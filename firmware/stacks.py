@@ -101,9 +101,7 @@ class Stack:
         return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
-def open_stack(
-    path: str | Path, z_um: Sequence[float] | None = None, z_step_um: float | None = None
-) -> Stack:
+def open_stack(path: str | Path, z_um: Sequence[float] | None = None, z_step_um: float | None = None) -> Stack:
     """Open a z-stack: TIFF, ImageJ or OME-TIFF; grey or RGB; 8 or 16 bit.
 
     z comes from the first that states it: the arguments, `<file>.json` or `stacks.json` beside the file, OME

@@ -221,9 +221,7 @@ class ZAxis(ABC):
         if travel is not None:
             return travel.clamp(min(max(z_um, low), high))
         if not low <= z_um <= high:
-            raise OutOfLimits(
-                f"{z_um:.2f} um is outside this axis's limits {low:.1f} to {high:.1f} um; nothing moved"
-            )
+            raise OutOfLimits(f"{z_um:.2f} um is outside this axis's limits {low:.1f} to {high:.1f} um; nothing moved")
         return z_um
 
     def _legs(self, target_um: float) -> list[int]:

@@ -82,16 +82,13 @@ def export(
     """Calibrate, evaluate on unseen specimens and optics, and pack the trained network as a bundle."""
     from model_export.data import open_tiles
     from model_export.evaluate import answer_all, calibrate, nominal_depth_um, score
-    from model_export.export import answers_of, make_bundle
+    from model_export.export import export_network, make_bundle
     from model_export.train import load_trained
 
     table = load_recipe(recipe)
     trained = load_trained(table, run)
-
-    def predict(counts: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        answers = answers_of(trained.net, counts, ("defocus_um", "log_sigma"))
-        return answers["defocus_um"], answers["log_sigma"]
-
+    exported = export_network(table, trained, _golden(open_tiles(data, "validation", table).shards[0]))
+    predict = exported.predictor()
     with _Bar("calibration frames") as update:
         answered = answer_all(predict, table, "calibration", table.seed + 1, specimens, depths, update)
         calibration = calibrate(answered, table.data.range_um)
@@ -102,10 +99,9 @@ def export(
         metrics[name] = score(answered, calibration, nominal_depth_um(table))
     if accept:
         _accept(table, metrics["specimens"])
-    golden = _golden(open_tiles(data, "validation", table).shards[0])
     commit = (run / "commit.txt").read_text(encoding="utf-8") if (run / "commit.txt").exists() else "unknown"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(make_bundle(table, trained, golden, calibration, metrics, commit))
+    out.write_bytes(make_bundle(table, trained, exported, calibration, metrics, commit))
     _table(metrics)
     _err.print(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB); try: parfocal focus --bundle {out}")
 

@@ -58,9 +58,7 @@ def open_tiles(folder: Path, split: str, recipe: Recipe) -> Tiles:
     return Tiles(shards, depths, specimen)
 
 
-def draw_batch(
-    tiles: Tiles, rng: np.random.Generator, size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def draw_batch(tiles: Tiles, rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Informative random crops: (size, 224, 224, 3) uint8 and their defocus (size,) float32 in um.
 
     Raises:

@@ -7,7 +7,8 @@ import io
 import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,7 @@ def to_onnx(net: nn.Module, outputs: Sequence[str]) -> bytes:
     return model.SerializeToString()
 
 
-def answers_of(
-    net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str]
-) -> dict[str, NDArray[np.float32]]:
+def answers_of(net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """The trained network's own answers in fp32: each output (N,)."""
     with torch.inference_mode():
         answers = [net(torch.from_numpy(counts[k : k + 16])) for k in range(0, len(counts), 16)]
@@ -101,10 +100,46 @@ def flop_per_patch(net: nn.Module) -> float:
     return float(counter.get_total_flops())
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A graph that was held against its network: `golden_in` (N, P, P, 3) uint8, `golden_out` (N,) by output."""
+
+    onnx: bytes
+    golden_in: NDArray[np.uint8]
+    golden_out: dict[str, NDArray[np.float32]]
+    parity: float
+
+    def predictor(self) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """What the graph, and nothing else, says of patches (K, P, P, 3) uint8: its first two outputs, (K,)."""
+        session = onnxruntime.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
+        names = list(self.golden_out)[:2]
+
+        def predict(counts: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            parts = [session.run(names, {INPUT: counts[k : k + 16]}) for k in range(0, len(counts), 16)]
+            first, second = (np.concatenate([part[i] for part in parts]) for i in range(2))
+            return first, second
+
+        return predict
+
+
+def export_network(recipe: Recipe, trained: Trained, golden_counts: NDArray[np.uint8]) -> Exported:
+    """Export a network and hold the graph against it on patches (N, 224, 224, 3) uint8, some of which it keeps.
+
+    Raises:
+        ParityError: The ONNX does not answer as the network.
+    """
+    outputs = family_of(recipe).OUTPUTS
+    onnx_bytes = to_onnx(trained.net, outputs)
+    golden = answers_of(trained.net, golden_counts, outputs)
+    parity = check_parity(onnx_bytes, golden, golden_counts)
+    kept = {name: answers[:_GOLDEN] for name, answers in golden.items()}
+    return Exported(onnx_bytes, golden_counts[:_GOLDEN], kept, parity)
+
+
 def make_bundle(
     recipe: Recipe,
     trained: Trained,
-    golden_counts: NDArray[np.uint8],
+    exported: Exported,
     calibration: Calibration,
     metrics: dict[str, Any],
     commit: str,
@@ -114,19 +149,11 @@ def make_bundle(
     Args:
         recipe: What was trained.
         trained: The network and what it cost.
-        golden_counts: (N, 224, 224, 3) uint8 patches; the first few become the golden inputs.
+        exported: Its graph.
         calibration: What evaluation found.
         metrics: By evaluation set.
         commit: Of the code that trained it.
-
-    Raises:
-        ParityError: The ONNX does not answer as the network.
     """
-    outputs = family_of(recipe).OUTPUTS
-    onnx_bytes = to_onnx(trained.net, outputs)
-    counts = golden_counts[:_GOLDEN]
-    golden = answers_of(trained.net, counts, outputs)
-    parity = check_parity(onnx_bytes, golden, counts)
     optics = recipe.optics
     manifest = Manifest(
         name=recipe.name,
@@ -137,7 +164,7 @@ def make_bundle(
         parameters=sum(p.numel() for p in trained.net.parameters()),
         flop_per_patch=flop_per_patch(trained.net),
         input=Input(name=INPUT, patch_px=PATCH_PX),
-        outputs=outputs,
+        outputs=tuple(exported.golden_out),
         passport=Passport(
             numerical_aperture=optics.numerical_aperture,
             pixel_um=optics.pixel_um,
@@ -145,7 +172,7 @@ def make_bundle(
         ),
         patch_sigma_scale=round(calibration.patch_scale, 4),
         frame_sigma_floor_um=round(calibration.frame_floor_um, 4),
-        metrics={**metrics, "onnx_parity": parity},
+        metrics={**metrics, "onnx_parity": exported.parity},
         training=Training(
             recipe=recipe.name,
             recipe_sha256=hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
@@ -162,7 +189,7 @@ def make_bundle(
         ),
         sha256={},
     )
-    return pack(manifest, onnx_bytes, golden_bytes(counts, golden))
+    return pack(manifest, exported.onnx, golden_bytes(exported.golden_in, exported.golden_out))
 
 
 def current_commit() -> str:

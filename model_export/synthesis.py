@@ -129,9 +129,7 @@ def _key(recipe: Recipe) -> str:
     return json.dumps(recipe.model_dump(include={"seed", "optics", "data"}), sort_keys=True)
 
 
-def _write_shard(
-    stem: Path, members: range, made: Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]
-) -> None:
+def _write_shard(stem: Path, members: range, made: Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> None:
     tiles, depths = zip(*made, strict=True)
     per = tiles[0].shape[0]
     np.save(stem.with_suffix(".tiles.npy"), np.concatenate(tiles))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import grpc
 import pytest
 from oracle import oracle
 
@@ -167,3 +168,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         if name.startswith("PARFOCAL_"):
             monkeypatch.delenv(name)
     return monkeypatch
+
+
+@pytest.fixture
+def channel(address: str) -> Iterator[grpc.Channel]:
+    """A bare channel to the served bench, for what the client would not send."""
+    with grpc.insecure_channel(address) as opened:
+        yield opened

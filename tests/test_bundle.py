@@ -5,7 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_app.bundle import Input, Manifest, Passport, Training, factory_bundles, find, golden_bytes, pack, read
+from edge_app.bundle import (
+    Input,
+    Manifest,
+    Passport,
+    Training,
+    factory_bundles,
+    find,
+    golden_bytes,
+    pack,
+    read,
+)
 from edge_app.errors import BundleCorrupt, BundleNotFound
 from edge_app.estimate import Verdict
 from firmware.frames import FrameOptics
@@ -27,7 +37,14 @@ def small_bundle() -> bytes:
         frame_sigma_floor_um=0.1,
         metrics={},
         training=Training(
-            recipe="r", recipe_sha256="0", seed=1, commit="c", steps=1, duration_s=1.0, device="cpu", versions={}
+            recipe="r",
+            recipe_sha256="0",
+            seed=1,
+            commit="c",
+            steps=1,
+            duration_s=1.0,
+            device="cpu",
+            versions={},
         ),
         sha256={},
     )

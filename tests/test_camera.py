@@ -19,9 +19,7 @@ class Reel(Camera):
     """A camera whose exposures of 10 ms begin at given moments; it counts those that are developed."""
 
     def __init__(self, starts_s: list[float], flush_frames: int = 8) -> None:
-        profile = CameraProfile(
-            driver="reel", width_px=6, height_px=4, timeout_ms=100, flush_frames=flush_frames
-        )
+        profile = CameraProfile(driver="reel", width_px=6, height_px=4, timeout_ms=100, flush_frames=flush_frames)
         self.clock = ManualClock()
         super().__init__(profile, self.clock, "a board")
         self.starts_s = starts_s

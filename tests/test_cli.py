@@ -88,9 +88,7 @@ def _arguments(verb: str, address: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("verb", sorted(VERBS - {"serve"}))
 @pytest.mark.usefixtures("stubbed")
-def test_every_verb_prints_one_json_document(
-    terminal: Terminal, address: str, tmp_path: Path, verb: str
-) -> None:
+def test_every_verb_prints_one_json_document(terminal: Terminal, address: str, tmp_path: Path, verb: str) -> None:
     code, result = terminal.json(*_arguments(verb, address, tmp_path))
     assert code == 0, result
     assert isinstance(result, dict)
@@ -98,9 +96,7 @@ def test_every_verb_prints_one_json_document(
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS - {"serve", "doctor", *OF_OTHERS}))
-def test_every_verb_has_a_line_for_people(
-    terminal: Terminal, address: str, tmp_path: Path, verb: str
-) -> None:
+def test_every_verb_has_a_line_for_people(terminal: Terminal, address: str, tmp_path: Path, verb: str) -> None:
     code, out, err = terminal(*_arguments(verb, address, tmp_path))
     assert (code, err) == (0, "")
     assert out.strip()
@@ -125,9 +121,7 @@ def _document(lines: Iterator[str]) -> Iterator[str]:
             return
 
 
-def test_focus_says_a_line_for_each_look_and_the_outcome(
-    terminal: Terminal, client: Client, address: str
-) -> None:
+def test_focus_says_a_line_for_each_look_and_the_outcome(terminal: Terminal, client: Client, address: str) -> None:
     client.load_field(4, "tissue", 8.0)
     code, out, _ = terminal("focus", "--at", address)
     *looks, last = out.splitlines()
@@ -176,9 +170,7 @@ def test_the_map_is_a_picture(terminal: Terminal, address: str, tmp_path: Path) 
     assert min(from_png((tmp_path / "map.png").read_bytes()).shape[:2]) > 300
 
 
-def test_a_map_of_a_blank_field_is_drawn_too(
-    terminal: Terminal, client: Client, address: str, tmp_path: Path
-) -> None:
+def test_a_map_of_a_blank_field_is_drawn_too(terminal: Terminal, client: Client, address: str, tmp_path: Path) -> None:
     client.load_field(4, "blank")
     code, result = terminal.json("measure", "--at", address, "--map", str(tmp_path / "map.png"))
     assert (code, result["estimate"]["verdict"]) == (0, "VERDICT_NO_CONTENT")
@@ -196,9 +188,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("arguments", "kind"), FAULTS)
-def test_a_fault_is_one_line_on_stderr_or_one_document(
-    terminal: Terminal, arguments: list[str], kind: str
-) -> None:
+def test_a_fault_is_one_line_on_stderr_or_one_document(terminal: Terminal, arguments: list[str], kind: str) -> None:
     code, out, err = terminal(*arguments)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: ")
@@ -225,10 +215,21 @@ def test_debug_shows_the_traceback(terminal: Terminal, monkeypatch: pytest.Monke
 
 def test_help_lists_every_verb_without_loading_the_heavy_half() -> None:
     code = "import sys; from edge_app.cli import app; from edge_app import console; "
-    code += "console.run(app, ['--help']); sys.exit(' '.join({'grpc', 'cv2', 'numpy'} & set(sys.modules)))"
+    code += "console.run(app, ['--help']); heavy = {'grpc', 'cv2', 'numpy'} & set(sys.modules); "
+    code += "sys.exit(' '.join(heavy) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_ctrl_c_stops_the_board_and_leaves_with_130() -> None:
+    command = [*COMMAND, "focus", *TINY, "--strategy", "sweep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as focusing:
+        assert focusing.stdout is not None
+        assert focusing.stdout.readline().startswith("look 0")
+        focusing.send_signal(signal.SIGINT)
+        _, err = focusing.communicate(timeout=60)
+    assert (focusing.returncode, err) == (130, "")
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -41,9 +41,7 @@ def test_flags_that_are_none_were_not_given(file: Path) -> None:
     assert read_settings(file, board=None).board == "from-file"
 
 
-@pytest.mark.parametrize(
-    "text", ['bord = "x"', "threads = -1", "threads = [", 'seed = "x"', "[board]\na = 1"]
-)
+@pytest.mark.parametrize("text", ['bord = "x"', "threads = -1", "threads = [", 'seed = "x"', "[board]\na = 1"])
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)

@@ -159,7 +159,9 @@ def test_an_unknown_strategy_names_the_known_ones(microscope: Microscope) -> Non
 def test_a_region_outside_the_frame_moves_nothing(microscope: Microscope) -> None:
     before_um = microscope.axis.z_um
     with pytest.raises(GridTooLarge):
-        Controller(microscope, oracle(world_of(microscope))).focus("single_shot", silent, RegionOfInterest(400, 0, 224, 224))
+        Controller(microscope, oracle(world_of(microscope))).focus(
+            "single_shot", silent, RegionOfInterest(400, 0, 224, 224)
+        )
     assert microscope.axis.z_um == before_um
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 MODULES = {
     "firmware.errors": "FirmwareError",
@@ -36,15 +34,10 @@ def test_the_errors_of_a_package_are_one_tree(module: str, root: str) -> None:
     assert all(kind.__module__ == module and kind.__doc__ for kind in errors.values())
 
 
-def leaves() -> Iterator[ParameterSet]:
-    """The name of every error that has no children."""
-    for module in MODULES:
-        for name, kind in errors_of(module).items():
-            if not kind.__subclasses__():
-                awaited = [pytest.mark.xfail(reason="the first driver for real hardware raises it")]
-                yield pytest.param(name, id=name, marks=awaited if name == "MissingDriver" else [])
+LEAVES = [name for module in MODULES for name, kind in errors_of(module).items() if not kind.__subclasses__()]
+AWAITED = {"MissingDriver": pytest.mark.xfail(reason="the first driver for real hardware will raise it")}
 
 
-@pytest.mark.parametrize("name", leaves())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=AWAITED.get(name, ())) for name in LEAVES])
 def test_every_error_is_raised_somewhere(name: str) -> None:
     assert any(re.search(rf"\b{name}\(|raise {name}\b", text) for text in SOURCES)

@@ -25,9 +25,7 @@ from firmware.optics import (
     spread_um,
 )
 
-PLAIN = Optics(
-    spherical_waves=0.0, longitudinal_colour_um=(0.0, 0.0, 0.0), lines_nm=((620.0,), (535.0,), (460.0,))
-)
+PLAIN = Optics(spherical_waves=0.0, longitudinal_colour_um=(0.0, 0.0, 0.0), lines_nm=((620.0,), (535.0,), (460.0,)))
 REAL = Optics()
 IDEAL = Sensor(crosstalk=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 RED, GREEN, BLUE = 0, 1, 2
@@ -114,9 +112,7 @@ def test_a_defocus_beyond_the_table_is_refused() -> None:
         table_of(REAL).radial_otf(np.array([0.0, -12.0]))
 
 
-@pytest.mark.parametrize(
-    ("na", "pixel_um"), [(0.1, 1.7), (0.3, 0.345), (0.75, 0.1725), (0.75, 0.17), (0.95, 0.15)]
-)
+@pytest.mark.parametrize(("na", "pixel_um"), [(0.1, 1.7), (0.3, 0.345), (0.75, 0.1725), (0.75, 0.17), (0.95, 0.15)])
 def test_the_render_pitch_is_fine_enough_for_every_objective(na: float, pixel_um: float) -> None:
     optics = Optics(numerical_aperture=na, pixel_um=pixel_um)
     a, b = fine_ratio(optics)
@@ -196,9 +192,7 @@ def test_a_margin_of_the_spread_is_enough_that_nothing_wraps(defocus_um: float) 
 @pytest.mark.parametrize("na", [0.5, 0.75])
 def test_the_shadow_of_a_point_grows_like_the_cone(na: float) -> None:
     optics = dataclasses.replace(PLAIN, numerical_aperture=na)
-    slope = math.sqrt(
-        -math.log(1 - na * na) / na**2 - 1
-    )  # root mean square of tan(asin(NA r)) over the pupil
+    slope = math.sqrt(-math.log(1 - na * na) / na**2 - 1)  # root mean square of tan(asin(NA r)) over the pupil
     for z in (-10.0, -5.0, 5.0, 10.0):
         assert shadow_radius_um(optics, z) == pytest.approx(slope * abs(z), rel=0.06)
 

@@ -78,9 +78,7 @@ def test_a_board_that_is_not_text_is_refused(tmp_path: Path) -> None:
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
     ],
 )
-def test_a_wrong_simulation_is_refused_by_the_name_of_what_is_wrong(
-    flaws: dict[str, object], message: str
-) -> None:
+def test_a_wrong_simulation_is_refused_by_the_name_of_what_is_wrong(flaws: dict[str, object], message: str) -> None:
     profile = with_simulation(load_profile("simulated_tiny"), **flaws)
     with pytest.raises(ProfileError) as caught:
         read_simulation(profile)

@@ -56,9 +56,7 @@ def test_a_frame_has_the_shape_and_depth_of_its_camera() -> None:
 @pytest.mark.parametrize("slope", [1.0, -1.0])
 def test_a_tilt_leaves_the_edge_sharp_that_lies_in_focus(slope: float) -> None:
     half_um = slide().width_px * table().optics.pixel_um / 2
-    tilted = render(slide(), table(), lambda x, _y: 5.0 * (1 + slope * x / half_um), STEADY, (3,)).astype(
-        float
-    )
+    tilted = render(slide(), table(), lambda x, _y: 5.0 * (1 + slope * x / half_um), STEADY, (3,)).astype(float)
     in_focus, left, right = level(0.0), slice(0, 200), slice(-200, None)
     lost_left, lost_right = (sharpness(tilted[:, s]) / sharpness(in_focus[:, s]) for s in (left, right))
     assert (lost_left > 2 * lost_right) == (slope > 0)

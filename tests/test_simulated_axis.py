@@ -172,9 +172,7 @@ def test_a_field_can_be_given_another_specimen_and_keeps_it() -> None:
     assert world.kind_of(3) == "blank"
 
 
-@pytest.mark.parametrize(
-    ("field", "kind", "message"), [(1, "moon", "tissue, smear"), (-1, "", "no field -1")]
-)
+@pytest.mark.parametrize(("field", "kind", "message"), [(1, "moon", "tissue, smear"), (-1, "", "no field -1")])
 def test_a_field_that_cannot_be_is_refused_and_the_old_one_stays(field: int, kind: str, message: str) -> None:
     _, world = opened()
     world.load_field(2)

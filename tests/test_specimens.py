@@ -53,10 +53,10 @@ def test_stains_absorb_green_more_than_red() -> None:
     assert green < red
 
 
-def test_a_specimen_has_detail_finer_than_the_lens_resolves() -> None:
-    power = np.abs(np.fft.rfft2(np.log(specimen("tissue")[1]))) ** 2
-    f = np.hypot(np.fft.fftfreq(500, PITCH_UM)[:, None], np.fft.rfftfreq(500, PITCH_UM)[None, :])
-    assert power[(f > 1.5) & (f < 2.5)].mean() > 20 * power[f > 4.0].mean() / 20
+def test_tissue_has_detail_as_fine_as_the_grid() -> None:
+    green = specimen("tissue")[1]
+    assert np.diff(green, axis=0).std() > 0.005
+    assert np.diff(green, axis=0, n=2).std() > 0.005
 
 
 def test_narrow_and_long_grids_are_filled() -> None:

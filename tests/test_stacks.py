@@ -41,9 +41,7 @@ def planes(z: list[float], unit: str | None) -> Plane:
 
 @pytest.mark.parametrize("dtype", ["uint8", ">u2", "<u2"])
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"bigtiff": True}, {"rowsperstrip": 5}])
-def test_slices_come_one_at_a_time_in_the_files_order(
-    tmp_path: Path, dtype: str, options: dict[str, Any]
-) -> None:
+def test_slices_come_one_at_a_time_in_the_files_order(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
     pixels = slices(5, dtype)
     order = dtype[0] if dtype[0] in "<>" else None
     stack = open_stack(write(tmp_path / "a.tif", pixels, byteorder=order, **options))
@@ -154,9 +152,7 @@ def test_ome_states_the_pixel(tmp_path: Path) -> None:
     assert open_stack(path).notes.pixel_um == pytest.approx(0.325)
 
 
-@pytest.mark.parametrize(
-    ("unit", "step_um"), [("micron", 0.5), ("\\u00B5m", 0.5), ("mm", 500.0), ("pixel", None)]
-)
+@pytest.mark.parametrize(("unit", "step_um"), [("micron", 0.5), ("\\u00B5m", 0.5), ("mm", 500.0), ("pixel", None)])
 def test_imagej_states_z(tmp_path: Path, unit: str, step_um: float | None) -> None:
     metadata = {"axes": "ZYX", "spacing": 0.5, "unit": unit}
     stack = open_stack(write(tmp_path / "a.tif", slices(3), imagej=True, metadata=metadata))

@@ -66,9 +66,7 @@ def run(start: float, eye: Eye, ground: Ground = GROUND) -> Run:
         return Run(path, reasons, ended.value, first, last)
 
 
-def specimen(
-    focus_um: float, noise: float = 0.0, height: float = 1.0, content: bool = True, seed: int = 0
-) -> Eye:
+def specimen(focus_um: float, noise: float = 0.0, height: float = 1.0, content: bool = True, seed: int = 0) -> Eye:
     """Four patches whose sharpness peaks at `focus_um`, over a floor; noise differs from look to look."""
     rng = np.random.default_rng(seed)
 

@@ -57,12 +57,13 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def bundle(shards: Path, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    from model_export.export import make_bundle
+    from model_export.export import export_network, make_bundle
 
     patches = np.stack([tile[:224, :224] for tile in open_tiles(shards, "validation", tiny()).shards[0]])
     path = tmp_path_factory.mktemp("bundle") / "tiny.parfocal"
     calibration = Calibration(4.0, 1.5, 0.25)
-    path.write_bytes(make_bundle(tiny(), trained, patches, calibration, {"specimens": {}}, "abc"))
+    exported = export_network(tiny(), trained, patches)
+    path.write_bytes(make_bundle(tiny(), trained, exported, calibration, {"specimens": {}}, "abc"))
     return read(path)
 
 
@@ -103,9 +104,7 @@ def test_splits_never_share_a_specimen() -> None:
     assert len(set(SPLITS.values())) == len(SPLITS)
 
 
-def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(
-    shards: Path, trained: Trained, tmp_path: Path
-) -> None:
+def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(shards: Path, trained: Trained, tmp_path: Path) -> None:
     from model_export.train import train
 
     def pull_the_plug(step: int, _steps: int, _loss: float) -> None:
@@ -268,20 +267,14 @@ def test_depths_cover_both_sides_and_reach_beyond_the_range() -> None:
 def objective(defocus_um: float, truth_um: float, log_sigma: float = 0.0, clip_um: float = 14.0) -> float:
     from model_export.train import objective as loss
 
-    values = (torch.tensor([float(v)]) for v in (defocus_um, log_sigma, truth_um))
-    return float(loss(*values, clip_um))
+    answer, sigma, truth = (torch.tensor([float(v)]) for v in (defocus_um, log_sigma, truth_um))
+    return float(loss(answer, sigma, truth, clip_um))
 
 
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_beyond_the_range_only_the_side_counts(side: float) -> None:
-    assert (
-        objective(side * 18, side * 20)
-        == objective(side * 14.5, side * 20)
-        == objective(side * 14, side * 14)
-    )
-    assert (
-        objective(-side * 14, side * 20) > objective(side * 13, side * 20) > objective(side * 14, side * 20)
-    )
+    assert objective(side * 18, side * 20) == objective(side * 14.5, side * 20) == objective(side * 14, side * 14)
+    assert objective(-side * 14, side * 20) > objective(side * 13, side * 20) > objective(side * 14, side * 20)
 
 
 def test_inside_the_range_too_far_is_as_wrong_as_not_far_enough() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 
 from edge_app.estimate import DefocusEstimate, Verdict
@@ -65,7 +66,9 @@ def _leap(look: Observation, ground: Ground) -> Walk:
     guess = _estimate(look)
     if abs(guess.defocus_um) < 2 * guess.sigma_um:
         return look
-    landed = yield MoveTo(_within(look.z_um - guess.defocus_um, ground), f"out of range; leap {-guess.defocus_um:+.1f} um")
+    landed = yield MoveTo(
+        _within(look.z_um - guess.defocus_um, ground), f"out of range; leap {-guess.defocus_um:+.1f} um"
+    )
     return landed if sharper(look, landed) > _SHARPER else look
 
 
@@ -88,8 +91,8 @@ def _within(z_um: float, ground: Ground) -> float:
 def _as_moved(before: Observation, after: Observation) -> bool:
     """Whether the estimate changed by the distance that was really travelled."""
     a, b = _estimate(before), _estimate(after)
-    surprise_um = abs((a.defocus_um - b.defocus_um) - (before.z_um - after.z_um))
-    return surprise_um <= _FLOOR_UM + 0.2 * abs(a.defocus_um) + _SIGMAS * (a.sigma_um**2 + b.sigma_um**2) ** 0.5
+    surprise_um: float = abs((a.defocus_um - b.defocus_um) - (before.z_um - after.z_um))
+    return surprise_um <= _FLOOR_UM + 0.2 * abs(a.defocus_um) + _SIGMAS * math.hypot(a.sigma_um, b.sigma_um)
 
 
 def _verdict(look: Observation) -> Verdict:

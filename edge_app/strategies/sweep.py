@@ -37,14 +37,14 @@ def plan(first: Observation, ground: Ground) -> Plan:
     yield from _climb(seen, ground)
     best = _best(seen)
     if best >= max(seen) or best <= min(seen):
-        return GiveUp(Verdict.OUT_OF_RANGE, f"sharpness still rises at the end of travel, {best:.2f} um")
+        return GiveUp(Verdict.OUT_OF_RANGE, "sharpness still rises at the end of the travel")
     target = _vertex(seen, ground.fine_um)
     yield from _look(seen, [target], "peak of sharpness")
     scores = _scores(seen)
     best = _best(seen)
     if scores[best] - scores[_nearest(seen, target)] > _WORSE:
         yield from _look(seen, [best], "the sharpest look so far")
-    return Settled(f"sharpness peaks at {target:.2f} um")
+    return Settled("sharpness peaks here")
 
 
 def _look(seen: Samples, wanted: Iterable[float], why: str) -> Walk:
