@@ -187,7 +187,7 @@ def stop(at: At = "", config: Config = None, as_json: Json = False) -> None:
 def replay(
     stack: Annotated[Path, typer.Argument(help="A recorded z-stack, TIFF or OME-TIFF.")],
     strategy: Annotated[str, typer.Option(help="A focus strategy.")] = "sweep",
-    z_step_um: Annotated[float | None, typer.Option(min=0, help="Distance between slices, um.")] = None,
+    z_step_um: Annotated[float | None, typer.Option(help="Distance between slices, um.")] = None,
     z_um: Annotated[str | None, typer.Option(metavar="A,B,...", help="Position of each slice, um.")] = None,
     bundle: Annotated[str, typer.Option(help="A factory bundle or a .parfocal file.")] = "factory",
     as_json: Json = False,

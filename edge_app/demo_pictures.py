@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_app.demo import Done
 
 _SHOWN = 7
-_GREEN, _RED, _GREY = "#1b7837", "#b2182b", "#8c8c8c"
+_GREEN, _RED, _GREY, _BAND = "#1b7837", "#b2182b", "#8c8c8c", "#d9f0d3"
 
 
 def draw(client: Client, done: Sequence[Done], out: Path) -> list[Path]:
@@ -36,14 +36,14 @@ def _z_over_time(done: Sequence[Done], path: Path) -> None:
     """Distance from true focus at every look of some jobs, and what the model thought of it."""
     figure, axes = _figure(8.5, 5.0)
     depth_um = done[0].before.depth_of_field_um if done else 1.0
-    axes.axhspan(-depth_um / 2, depth_um / 2, color="#d9f0d3", label="depth of field")
+    axes.axhspan(-depth_um / 2, depth_um / 2, color=_BAND, label="depth of field")
     chosen = sorted((job for job in done if job.looks), key=lambda job: job.before.defocus_um)
     for job in [chosen[k] for k in np.unique(np.linspace(0, len(chosen) - 1, _SHOWN).astype(int))] if chosen else []:
         began_s = job.looks[0].estimate.captured_at_s
         times = [look.estimate.captured_at_s - began_s for look in job.looks]
         focus_z = job.looks[-1].z_um - job.after.defocus_um
         defocus = [look.z_um - focus_z for look in job.looks]
-        line = axes.plot(times, defocus, "-o", markersize=4, linewidth=1.3, drawstyle="steps-pre")[0]
+        line = axes.plot(times, defocus, "-o", markersize=4, linewidth=1.3)[0]
         judged = [k for k, look in enumerate(job.looks) if look.HasField("estimate") and look.estimate.sigma_um > 0]
         axes.errorbar(
             [times[k] for k in judged],
@@ -65,30 +65,28 @@ def _z_over_time(done: Sequence[Done], path: Path) -> None:
 
 
 def _residuals(done: Sequence[Done], path: Path) -> None:
-    """Where every job began and where it ended."""
-    figure, axes = _figure(8.5, 5.0)
+    """Where every job began and where it ended, and the ends again from close by."""
+    figure = Figure(figsize=(10.0, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    whole, close = figure.subplots(1, 2)
     depth_um = done[0].before.depth_of_field_um if done else 1.0
-    axes.axhspan(-depth_um / 2, depth_um / 2, color="#d9f0d3", label="depth of field")
     groups = (
         ("content, start in range", _GREEN, [job for job in done if job.counts]),
         ("start beyond the range", _RED, [job for job in done if job.before.has_content and not job.counts]),
-        (
-            "blank field: recognised and left alone",
-            _GREY,
-            [job for job in done if not job.before.has_content],
-        ),
+        ("blank field", _GREY, [job for job in done if not job.before.has_content]),
     )
-    for label, colour, jobs in groups:
-        starts = [job.before.defocus_um for job in jobs]
-        axes.scatter(starts, [job.after.defocus_um for job in jobs], color=colour, s=28, label=label, zorder=3)
-    axes.set_yscale("symlog", linthresh=1.0)
-    axes.set(
-        xlabel="true defocus at the start (µm)",
-        ylabel="true defocus at the end (µm), logarithmic beyond ±1",
-        title="Every job against the world's true focal plane",
-    )
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
-    axes.grid(alpha=0.25)
+    for axes in (whole, close):
+        axes.axhspan(-depth_um / 2, depth_um / 2, color=_BAND, label="depth of field")
+        for label, colour, jobs in groups:
+            starts = [job.before.defocus_um for job in jobs]
+            axes.scatter(starts, [job.after.defocus_um for job in jobs], color=colour, s=24, label=label, zorder=3)
+        axes.set(xlabel="true defocus at the start (µm)", ylabel="true defocus at the end (µm)")
+        axes.grid(alpha=0.25)
+    reach_um = max(abs(edge) for edge in whole.get_xlim())
+    whole.plot([-reach_um, reach_um], [-reach_um, reach_um], ":", color=_GREY, linewidth=1, label="left where it was")
+    whole.set(xlim=(-reach_um, reach_um), ylim=(-reach_um, reach_um), title="Every job against the true focal plane")
+    close.set(ylim=(-depth_um, depth_um), title="The same, within one depth of field")
+    whole.legend(loc="upper left", frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 

@@ -9,6 +9,7 @@ and lamp count less.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,33 +18,25 @@ from numpy.typing import NDArray
 from edge_app.patches import PatchGrid
 
 Floats = NDArray[np.float32]
-_SQUARES = (np.arange(256, dtype=np.float32) ** 2)[None, :]
+Responses = tuple[NDArray[np.integer[Any] | np.floating[Any]], ...]
 
 
-def brenner(grey: NDArray[np.uint8]) -> Floats:
-    """Squared difference over two pixels, across and down: (H, W) uint8 to (H, W) float32."""
-    across = cv2.LUT(cv2.absdiff(grey[:, 2:], grey[:, :-2]), _SQUARES)
-    down = cv2.LUT(cv2.absdiff(grey[2:], grey[:-2]), _SQUARES)
-    out = np.zeros(grey.shape, np.float32)
-    out[:, 1:-1] = across
-    out[1:-1] += down
-    return out
+def brenner(grey: NDArray[np.uint8]) -> Responses:
+    """Differences over two pixels, across (H, W - 2) and down (H - 2, W), of (H, W) uint8."""
+    return cv2.absdiff(grey[:, 2:], grey[:, :-2]), cv2.absdiff(grey[2:], grey[:-2])
 
 
-def tenengrad(grey: NDArray[np.uint8]) -> Floats:
-    """Squared Sobel gradient: (H, W) uint8 to (H, W) float32."""
-    dx = cv2.Sobel(grey, cv2.CV_32F, 1, 0)
-    dy = cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    return np.asarray(dx * dx + dy * dy, np.float32)
+def tenengrad(grey: NDArray[np.uint8]) -> Responses:
+    """Sobel gradients across and down, (H, W) each."""
+    return cv2.Sobel(grey, cv2.CV_16S, 1, 0), cv2.Sobel(grey, cv2.CV_16S, 0, 1)
 
 
-def laplacian(grey: NDArray[np.uint8]) -> Floats:
-    """Squared Laplacian (its mean is the variance, as the Laplacian of a large area has no mean)."""
-    edge = cv2.Laplacian(grey, cv2.CV_32F)
-    return np.asarray(edge * edge, np.float32)
+def laplacian(grey: NDArray[np.uint8]) -> Responses:
+    """Laplacian (H, W); its mean square is its variance, as it has no mean over a large area."""
+    return (cv2.Laplacian(grey, cv2.CV_16S),)
 
 
-MEASURES: dict[str, Callable[[NDArray[np.uint8]], Floats]] = {
+MEASURES: dict[str, Callable[[NDArray[np.uint8]], Responses]] = {
     "brenner": brenner,
     "tenengrad": tenengrad,
     "laplacian": laplacian,
@@ -51,8 +44,22 @@ MEASURES: dict[str, Callable[[NDArray[np.uint8]], Floats]] = {
 
 
 def sharpness(rgb: NDArray[np.uint8], grid: PatchGrid, measure: str = "brenner") -> Floats:
-    """One measure on every patch of a frame (H, W, 3) uint8: (N,) float32, larger is sharper."""
+    """One measure on every patch of a frame (H, W, 3) uint8: (N,) float32, larger is sharper.
+
+    The responses' squares are summed inside each patch, and divided by its area and its squared mean.
+    """
+    p = grid.patch_px
     green = cv2.extractChannel(grid.region(rgb), 1)
     grey: NDArray[np.uint8] = np.asarray(cv2.GaussianBlur(green, (5, 5), 1.0), np.uint8)
-    mean = grid.per_patch(grey.astype(np.float32))
-    return np.asarray(grid.per_patch(MEASURES[measure](grey)) / np.maximum(mean, 1.0) ** 2, np.float32)
+    responses = MEASURES[measure](grey)
+    values = np.empty(grid.count, np.float32)
+    for index in range(grid.count):
+        row, column = divmod(index, grid.columns)
+        top, left = row * p, column * p
+        mean = max(cv2.mean(grey[top : top + p, left : left + p])[0], 1.0)
+        energy = 0.0
+        for response in responses:
+            high, wide = p - (grey.shape[0] - response.shape[0]), p - (grey.shape[1] - response.shape[1])
+            energy += cv2.norm(response[top : top + high, left : left + wide], cv2.NORM_L2SQR)
+        values[index] = energy / (p * mean) ** 2
+    return values

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_app.estimate import DefocusEstimate, Verdict
 
-_PROOF = 1.02
+_PROOF = 1.01
 
 
 @dataclass(frozen=True)

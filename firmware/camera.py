@@ -77,6 +77,7 @@ class Camera(ABC):
             z_um=z_at(exposure.middle_s),
             captured_at_s=exposure.middle_s,
             exposure_ms=(exposure.ended_s - exposure.started_s) * 1e3,
+            bits=self.profile.bits,
             fresh=fresh,
             board=self._board,
             optics=optics,

@@ -33,7 +33,8 @@ class FrameOptics:
 class Frame:
     """One exposure.
 
-    `z_um` is the axis position at mid-exposure (`captured_at_s`, board clock). `fresh` is False when the
+    Full scale is `2**bits - 1` counts. `z_um` is the axis position at mid-exposure (`captured_at_s`, board
+    clock). `fresh` is False when the
     camera could not show that the exposure began after the move that asked for it.
     """
 
@@ -41,6 +42,7 @@ class Frame:
     z_um: float
     captured_at_s: float
     exposure_ms: float
+    bits: int = 8
     fresh: bool = True
     board: str = ""
     optics: FrameOptics = FrameOptics()
@@ -57,10 +59,11 @@ class Frame:
         return int(self.pixels.shape[1])
 
     def as_rgb8(self) -> NDArray[np.uint8]:
-        """The frame as (H, W, 3) uint8; 16-bit frames are scaled by their own maximum, grey is repeated."""
-        if self.pixels.dtype == np.uint8:
-            pixels = self.pixels.astype(np.uint8, copy=False)
-        else:
-            full = int(self.pixels.max(initial=1))
-            pixels = (self.pixels.astype(np.float32) * (255.0 / full) + 0.5).astype(np.uint8)
-        return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
+        """The frame as (H, W, 3) uint8: full scale becomes 255 in every frame, grey is repeated."""
+        pixels = self.pixels
+        if self.bits != 8:
+            scale = np.float32(255.0 / (2**self.bits - 1))
+            pixels = np.minimum(pixels * scale + np.float32(0.5), 255).astype(np.uint8)
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2).astype(np.uint8, copy=False)
+        return pixels.astype(np.uint8, copy=False)

@@ -8,7 +8,7 @@ import pytest
 from firmware.camera import Camera, Exposure
 from firmware.clock import ManualClock
 from firmware.errors import CameraError, CameraTimeout, ProfileError
-from firmware.frames import FrameOptics, Pixels
+from firmware.frames import Frame, FrameOptics, Pixels
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import CameraProfile, load_profile
 
@@ -187,3 +187,16 @@ def test_eight_bit_colour_is_passed_on_without_a_copy() -> None:
     colour = np.zeros((3, 4, 3), np.uint8)
     frame = Reel([0.0]).capture(0.0, still, FrameOptics())
     assert type(frame)(colour, 0.0, 0.0, 1.0).as_rgb8() is colour
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_full_scale_becomes_255_whatever_the_bits(bits: int) -> None:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    grey = np.array([[0, 2**bits - 1], [2 ** (bits - 1), 2**bits - 1]], dtype)
+    frame = Frame(grey, 0.0, 0.0, 1.0, bits=bits)
+    assert frame.as_rgb8()[:, :, 1].tolist() == [[0, 255], [128, 255]]
+
+
+def test_a_dim_frame_stays_dim() -> None:
+    frame = Frame(np.full((2, 2), 100, np.uint16), 0.0, 0.0, 1.0, bits=12)
+    assert frame.as_rgb8().max() == 6

@@ -1,6 +1,7 @@
 """Runtimes: every one that is installed answers the factory bundle's golden inputs, in any batch."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,8 @@ def test_a_graph_that_is_none_is_one_clear_error(name: str) -> None:
 def test_an_unknown_runtime_names_the_known_ones() -> None:
     with pytest.raises(RuntimeFailed, match="onnxruntime"):
         runtimes.open_runtime(read(factory_bundles()[0]), "abacus")
+
+
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    runtimes.open_runtime(read(factory_bundles()[0]), "openvino")
+    assert sys.modules["openvino_telemetry"] is None
