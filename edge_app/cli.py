@@ -268,3 +268,7 @@ def _numbers(text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0,1.5,3.") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -76,16 +76,13 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
         events: asyncio.Queue[focus_pb2.FocusEvent | None] = asyncio.Queue()
         last: focus_pb2.Estimate | None = None
 
-        def tell(event: focus_pb2.FocusEvent | None) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
         def on_look(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
-            tell(wire.look_to(number, look, decision))
+            loop.call_soon_threadsafe(events.put_nowait, wire.look_to(number, look, decision))
 
         strategy = request.strategy or self._appliance.controller.microscope.profile.focus.strategy
         job = self._appliance.focus(strategy, on_look, wire.region_from(request))
-        async with at_rest_after(self._appliance, job):
-            job.result.add_done_callback(lambda _: tell(None))
+        async with at_rest_after(self._appliance, job) as ended:
+            ended.add_done_callback(lambda _: events.put_nowait(None))
             while (event := await events.get()) is not None:
                 last = event.look.estimate if event.look.HasField("estimate") else None
                 await context.write(event)

@@ -186,3 +186,8 @@ def test_full_scale_becomes_255_whatever_the_bits(bits: int) -> None:
 def test_a_dim_frame_stays_dim() -> None:
     frame = Frame(np.full((2, 2), 100, np.uint16), 0.0, 0.0, 1.0, bits=12)
     assert frame.as_rgb8().max() == 6
+
+
+def test_eight_bit_colour_is_passed_on_without_a_copy() -> None:
+    colour = np.zeros((3, 4, 3), np.uint8)
+    assert Frame(colour, 0.0, 0.0, 1.0).as_rgb8() is colour
