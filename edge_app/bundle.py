@@ -52,6 +52,9 @@ class Passport(_Table):
         if optics.numerical_aperture is None or optics.pixel_um is None:
             missing = "numerical aperture" if optics.numerical_aperture is None else "pixel size in the specimen"
             return Verdict.OPTICS_UNKNOWN, f"the {missing} is not known; {fits}. State it, or use the sweep"
+        if self.colour and not optics.colour:
+            needed = "this model reads the differences between colours, and the camera is monochrome"
+            return Verdict.WRONG_OPTICS, f"{needed}. Use a colour camera, a bundle for grey frames, or the sweep"
         inside = (
             _within(optics.numerical_aperture, self.numerical_aperture)
             and _within(optics.pixel_um, self.pixel_um)

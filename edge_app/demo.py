@@ -96,7 +96,8 @@ def demo(runs: int, seed: int, board: str, out: Path, progress: Progress) -> dic
         _server(read_settings(board=board, listen="127.0.0.1:0", seed=seed)) as address,
         Client(address) as client,
     ):
-        world = json_format.MessageToDict(client.describe().world)
+        board_now = client.describe()
+        world = {**json_format.MessageToDict(board_now.world), "um_per_step": board_now.axis.um_per_step}
         for number, task in enumerate(plan_jobs(runs, seed)):
             done.append(_job(client, task))
             progress(number + 1, runs, f"{done[-1].verdict}, {done[-1].after.defocus_um:+.2f} um from focus")

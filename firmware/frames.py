@@ -20,13 +20,14 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 class FrameOptics:
     """What is known of the optics behind a frame; None where it is not known.
 
-    `pixel_um` is the camera's pixel seen in the specimen.
+    `pixel_um` is the camera's pixel seen in the specimen; `colour` is False behind a monochrome camera.
     """
 
     numerical_aperture: float | None = None
     pixel_um: float | None = None
     immersion_index: float = 1.0
     objective: str = "unknown"
+    colour: bool = True
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class BoardProfile(Table):
             pixel_um=camera / magnification if camera and magnification else None,
             immersion_index=objective.immersion_index,
             objective=objective.name,
+            colour=self.camera.colour,
         )
 
 

@@ -80,6 +80,8 @@ def export(
     accept: Annotated[bool, typer.Option(help="refuse a model beyond the recipe's acceptance limits")] = True,
 ) -> None:
     """Calibrate, evaluate on unseen specimens and optics, and pack the trained network as a bundle."""
+    from edge_app.bundle import read
+    from model_export.card import model_card
     from model_export.data import open_tiles
     from model_export.evaluate import answer_all, calibrate, nominal_depth_um, score
     from model_export.export import export_network, make_bundle
@@ -102,8 +104,10 @@ def export(
     commit = (run / "commit.txt").read_text(encoding="utf-8") if (run / "commit.txt").exists() else "unknown"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(make_bundle(table, trained, exported, calibration, metrics, commit))
+    card = out.with_suffix(".md")
+    card.write_text(model_card(read(out).manifest), encoding="utf-8")
     _table(metrics)
-    _err.print(f"wrote {out} ({out.stat().st_size / 1024:.0f} KiB); try: parfocal focus --bundle {out}")
+    _err.print(f"wrote {out} and {card} ({out.stat().st_size / 1024:.0f} KiB); try: parfocal focus --bundle {out}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from edge_app.bundle import (
 from edge_app.errors import BundleCorrupt, BundleNotFound
 from edge_app.estimate import Verdict
 from firmware.frames import FrameOptics
+from model_export.card import model_card
 
 
 def small_bundle() -> bytes:
@@ -115,6 +116,7 @@ def optics(**known: float) -> FrameOptics:
         (optics(numerical_aperture=0.65), Verdict.WRONG_OPTICS),
         (optics(pixel_um=0.0863), Verdict.WRONG_OPTICS),
         (optics(immersion_index=1.515), Verdict.WRONG_OPTICS),
+        (optics(colour=False), Verdict.WRONG_OPTICS),
         (FrameOptics(pixel_um=0.17), Verdict.OPTICS_UNKNOWN),
         (FrameOptics(numerical_aperture=0.75), Verdict.OPTICS_UNKNOWN),
     ],
@@ -137,3 +139,8 @@ def test_every_factory_bundle_is_whole_and_small(shipped: Path) -> None:
     assert len(bundle.onnx) <= 600 * 1024
     assert bundle.manifest.training.commit
     assert bundle.manifest.metrics["specimens"]["frame"]["mae_um"] > 0
+
+
+@pytest.mark.parametrize("shipped", factory_bundles(), ids=lambda p: p.stem)
+def test_every_factory_bundle_has_its_card(shipped: Path) -> None:
+    assert shipped.with_suffix(".md").read_text(encoding="utf-8") == model_card(read(shipped).manifest)
