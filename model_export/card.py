@@ -14,7 +14,8 @@ _PAGE = """\
 {mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
 
 For: NA {na[0]:.4g} to {na[1]:.4g}, {px[0]:.4g} to {px[1]:.4g} um per pixel in the specimen,
-immersion index {p.immersion_index:g}, {light} bright field, +-{p.range_um:g} um. Other optics are refused. Trained and tested on simulated frames only.
+immersion index {p.immersion_index:g}, {light} bright field,
++-{p.range_um:g} um. Other optics are refused. Trained and tested on simulated frames only.
 
 ## Accuracy on specimens and optics it never saw
 
@@ -26,8 +27,8 @@ of field; coverage is the share of errors within one sigma (68 %) and 1.96 sigma
 |---|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
-Sigma of a patch is multiplied by {m.patch_sigma_scale:g}; the floor of a frame's sigma is {m.frame_sigma_floor_um:g} um.
-Both come from a calibration set of its own.
+Sigma of a patch is multiplied by {m.patch_sigma_scale:g}; the floor of a frame's sigma is
+{m.frame_sigma_floor_um:g} um. Both come from a calibration set of its own.
 
 ## Where it comes from
 
