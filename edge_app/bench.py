@@ -33,7 +33,7 @@ from firmware.microscope import Microscope, open_microscope
 from firmware.profile import load_profile
 
 STAGES = ("capture", "cut", "reject", "sharpness", "infer", "fuse")
-_ROUNDS = 9
+ROUNDS = 9
 _SGEMM = 2048
 Progress = Callable[[int, int, str], None]
 
@@ -51,8 +51,8 @@ class HeldFrame(Camera):
         return Exposure(now_s, now_s, self._pixels.copy)
 
 
-def bench(threads: int, progress: Progress) -> dict[str, Any]:
-    """Measure every factory bundle in every runtime on one 2592x1944 frame of 88 patches.
+def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Measure every factory bundle in every runtime on one 2592x1944 frame of 88 patches, `rounds` times in turns.
 
     Returns:
         `rows` per model and runtime, `stages_ms` for the fastest, `ratios` as {"median", "low", "high"}.
@@ -71,14 +71,14 @@ def bench(threads: int, progress: Progress) -> dict[str, Any]:
     counts = PatchGrid.fit(*rgb.shape[:2]).cut(rgb)
     progress(1, 4, "timing runtimes in turns with sgemm")
     models = _open_all(threads)
-    rows, times = _rows(models, counts, threads)
+    rows, times = _rows(models, counts, threads, rounds)
     fastest = min(rows, key=lambda row: row["ms_per_frame"])
     model = models[rows.index(fastest)]
     progress(2, 4, f"timing the stages of a frame with {fastest['runtime']}")
-    stages = _stages(Controller(microscope, model))
+    stages = _stages(Controller(microscope, model), rounds)
     progress(3, 4, "comparing with one patch at a time and with torch")
-    ratios = {"one_by_one_over_batch": _one_by_one(model, counts)}
-    eager = _against_eager(model, counts, threads)
+    ratios = {"one_by_one_over_batch": _one_by_one(model, counts, rounds)}
+    eager = _against_eager(model, counts, threads, rounds)
     if eager is not None:
         ratios["torch_eager_over_fastest"] = eager
     ratios["slowest_runtime_over_fastest"] = _spread(
@@ -120,13 +120,13 @@ def _open_all(threads: int) -> list[Model]:
 
 
 def _rows(
-    models: list[Model], counts: NDArray[np.uint8], threads: int
+    models: list[Model], counts: NDArray[np.uint8], threads: int, rounds: int
 ) -> tuple[list[dict[str, Any]], list[list[float]]]:
     rng = np.random.default_rng(0)
     a = rng.standard_normal((_SGEMM, _SGEMM), dtype=np.float32)
     calls: list[Callable[[], object]] = [lambda: a @ a]
     calls += [lambda m=model: m.infer(counts) for model in models]  # type: ignore[misc]
-    sgemm, *times = _in_turns(calls)
+    sgemm, *times = _in_turns(calls, rounds)
     rate = [2 * _SGEMM**3 / seconds / 1e9 for seconds in sgemm]
     rows = []
     for model, seconds in zip(models, times, strict=True):
@@ -145,10 +145,10 @@ def _rows(
     return rows, times
 
 
-def _in_turns(calls: list[Callable[[], object]]) -> list[list[float]]:
+def _in_turns(calls: list[Callable[[], object]], rounds: int) -> list[list[float]]:
     """Time every call once a round, all in turns, after one warm-up round: seconds[call][round]."""
     seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(_ROUNDS + 1):
+    for turn in range(rounds + 1):
         for call, record in zip(calls, seconds, strict=True):
             began = time.perf_counter()
             call()
@@ -158,23 +158,23 @@ def _in_turns(calls: list[Callable[[], object]]) -> list[list[float]]:
     return seconds
 
 
-def _stages(controller: Controller) -> dict[str, float]:
-    looks: list[Look] = [controller.look() for _ in range(_ROUNDS + 1)][1:]
+def _stages(controller: Controller, rounds: int) -> dict[str, float]:
+    looks: list[Look] = [controller.look() for _ in range(rounds + 1)][1:]
     stages = {stage: statistics.median(look.stage_ms.get(stage, 0.0) for look in looks) for stage in STAGES}
     stages["capture"] += statistics.median(look.stage_ms.get("convert", 0.0) for look in looks)
     return stages
 
 
-def _one_by_one(model: Model, counts: NDArray[np.uint8]) -> dict[str, float]:
+def _one_by_one(model: Model, counts: NDArray[np.uint8], rounds: int) -> dict[str, float]:
     def singly() -> None:
         for k in range(len(counts)):
             model.infer(counts[k : k + 1])
 
-    alone, together = _in_turns([singly, lambda: model.infer(counts)])
+    alone, together = _in_turns([singly, lambda: model.infer(counts)], rounds)
     return _spread([a / b for a, b in zip(alone, together, strict=True)])
 
 
-def _against_eager(model: Model, counts: NDArray[np.uint8], threads: int) -> dict[str, float] | None:
+def _against_eager(model: Model, counts: NDArray[np.uint8], threads: int, rounds: int) -> dict[str, float] | None:
     """Torch eager runs in a process of its own (this package never imports torch) and takes its turn on request."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -192,7 +192,7 @@ def _against_eager(model: Model, counts: NDArray[np.uint8], threads: int) -> dic
         assert process.stdin is not None
         assert process.stdout is not None
         ratios = []
-        for turn in range(_ROUNDS + 1):
+        for turn in range(rounds + 1):
             process.stdin.write("go\n")
             process.stdin.flush()
             answer = process.stdout.readline()
