@@ -124,6 +124,9 @@ class Appliance:
             self._wake.notify()
         self.stop()
         self._thread.join(timeout=60)
+        if self._thread.is_alive():
+            self.controller.microscope.axis.stop()
+            return
         self.controller.microscope.close()
 
     def __enter__(self) -> Appliance:
@@ -173,6 +176,9 @@ class Appliance:
     def _measure(self) -> None:
         """One look for everybody who waits with the same wish as the first."""
         with self._wake:
+            self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
+            if not self._waiting:
+                return
             first = self._waiting[0]
         self._look_for(first, lambda: self.controller.look(first.ask, first.roi))
 

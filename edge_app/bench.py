@@ -97,10 +97,11 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
 
 def print_table(result: dict[str, Any], console: Console) -> None:
     """Show a result to a person."""
-    table = Table("model", "runtime", "patches", "threads", "ms per frame", "GFLOP/s", "share of sgemm")
+    table = Table("ms per frame", "GFLOP/s", "of sgemm", "threads")
+    table.add_column("model and runtime", no_wrap=True)
     for row in result["rows"]:
         cells = (f"{row['ms_per_frame']:.1f}", f"{row['gflops']:.0f}", f"{row['fraction_of_sgemm']:.0%}")
-        table.add_row(row["model"], row["runtime"], str(row["batch"]), str(row["threads"]), *cells)
+        table.add_row(*cells, str(row["threads"]), f"{row['model']} {row['runtime']}")
     console.print(table)
     stages = Table("stage", "ms")
     for stage, ms in result["stages_ms"].items():

@@ -175,10 +175,12 @@ def read(path: Path) -> ModelBundle:
         manifest = _checked(members, data)
         with np.load(io.BytesIO(members["golden.npz"]), allow_pickle=False) as golden:
             arrays: Arrays = {name: golden[name] for name in golden.files}
+        counts = arrays.pop("input")
+        if set(arrays) != set(manifest.outputs) or manifest.input.patch_px != counts.shape[1]:
+            raise ValueError("its golden outputs are not those that its manifest names")  # noqa: TRY301
     except Exception as error:  # parsers that meet damaged bytes may raise anything
         found = str(error).partition("\n")[0] or type(error).__name__
         raise BundleCorrupt(_corrupt(path, found)) from error
-    counts = arrays.pop("input")
     return ModelBundle(manifest, members["model.onnx"], counts, arrays, _sha256(data), len(data))
 
 

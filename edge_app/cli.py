@@ -132,6 +132,14 @@ def home(at: At = "", board: Board = None, config: Config = None, as_json: Json 
     console.show(console.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um"))
 
 
+@app.command("set-zero")
+def set_zero(at: At = "", config: Config = None, as_json: Json = False) -> None:
+    """Declare a server's present position to be zero, the middle of the declared window."""
+    with _server(at, config) as client:
+        reply = client.set_zero()
+    console.show(console.fields(reply), as_json, lambda out: out.print(f"zero is here, at {reply.z_um:.2f} um"))
+
+
 @app.command()
 def capture(
     file: Annotated[Path, typer.Argument(help="Where to write the PNG.")],
@@ -246,6 +254,9 @@ def _connected(at: str, config: Path | None, strategy: str = "", **flags: str | 
     from edge_app.client import Client
 
     if at:
+        given = [name for name, value in flags.items() if value not in (None, "none")]
+        if given:
+            raise typer.BadParameter(f"--at asks a server that has its own --{given[0]}; leave one of the two out.")
         with Client(at) as client:
             yield client
     else:

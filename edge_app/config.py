@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
@@ -35,6 +35,14 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0, le=256)
     strategy: str = ""
     seed: int | None = Field(default=None, ge=0)
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not listen.startswith("unix:") and not (host and port.isdigit() and int(port) <= 65535):
+            raise ValueError(f"{listen!r} is not HOST:PORT with a port up to 65535, nor unix:PATH")
+        return listen
 
     @classmethod
     def settings_customise_sources(

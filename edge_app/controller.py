@@ -17,13 +17,15 @@ from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
 from edge_app.measures import sharpness
 from edge_app.model import Model
 from edge_app.patches import PatchGrid, RegionOfInterest, content
-from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, shown_better
+from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
 from firmware.frames import Frame
 from firmware.microscope import Microscope
 
 STRATEGIES = "edge_app.strategies"
+_SAME = 1.3
+_STALE = "the camera only gave frames from before the move; check its buffers, or raise flush_frames"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class _Job:
     strategy: str
     start_um: float
     began_s: float
+    roi: RegionOfInterest | None
     seen: list[Observation] = field(default_factory=list)
     moves: int = 0
 
@@ -138,7 +141,8 @@ class Controller:
         """Run one strategy to its end; never leave the axis worse off than it was.
 
         The job ends at its start again unless there is evidence beyond the estimate (the sharpness of the same
-        patches) that its last position is better.
+        patches) that its last position is better. Its start is where the first look is taken, after any play in
+        the screw has been taken out. A job that is stopped ends where it was halted.
 
         Args:
             strategy: A file in strategies/.
@@ -152,24 +156,25 @@ class Controller:
         """
         module = self._strategy(strategy)
         axis = self.microscope.axis
-        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s())
+        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi)
         travel = self.microscope.job_travel()
 
         try:
+            axis.move_to(job.start_um, travel)
             look = self._looked(job, module.NEEDS_MODEL, roi)
             plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
-            decision = _next(plan)
+            decision = _decide(plan, look.seen, first=True)
             while isinstance(decision, MoveTo):
                 on_look(len(job.seen), look, decision)
                 axis.move_to(decision.z_um, travel)
                 job.moves += 1
                 look = self._looked(job, module.NEEDS_MODEL, roi)
-                decision = _next(plan, look.seen)
+                decision = _decide(plan, look.seen)
             on_look(len(job.seen), look, decision)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:
-            return self._came_back(job, GiveUp(Verdict.OK, str(spent)))
+            decision = GiveUp(Verdict.OUT_OF_RANGE, str(spent))
         except Exception:
             self._retreat(job)
             raise
@@ -196,16 +201,26 @@ class Controller:
     def _came_back(self, job: _Job, decision: GiveUp) -> Outcome:
         """The one mechanism that returns to the start."""
         try:
-            self.microscope.axis.move_to(job.start_um)
+            self.microscope.axis.go_back(job.start_um)
+            came_back = self._is_back(job)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, decision.verdict, str(stopped))
         job.moves += 1
+        if not came_back:
+            self.microscope.axis.distrust()
+            lost = "the frame there is not the one it began with, so the axis has lost steps: home it"
+            return self._outcome(job, Ending.RETURNED, decision.verdict, f"{decision.why}; went back, but {lost}")
         return self._outcome(job, Ending.RETURNED, decision.verdict, f"{decision.why}; went back to the start")
+
+    def _is_back(self, job: _Job) -> bool:
+        """Whether the start looks as it did: its sharpness, on the same patches, is what it was."""
+        again = self._looked(job, ask=False, roi=job.roi).seen
+        return not again.fresh or 1 / _SAME <= sharper(job.seen[0], again) <= _SAME
 
     def _retreat(self, job: _Job) -> None:
         """After a fault: try to go back to the start, and let the fault speak."""
         with suppress(FirmwareError):
-            self.microscope.axis.move_to(job.start_um)
+            self.microscope.axis.go_back(job.start_um)
 
     def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
         return Outcome(
@@ -223,13 +238,12 @@ class Controller:
 
     def _refusal(self, frame: Frame, grid: PatchGrid) -> DefocusEstimate | None:
         if not frame.fresh:
-            sentence = "the camera only gave frames from before the move; check its buffers, or raise flush_frames"
-            return refuse(Verdict.STALE_FRAME, sentence, grid)
+            return refuse(Verdict.STALE_FRAME, _STALE, grid)
         return self._needed_model().refuses(frame.optics, grid)
 
     def _needed_model(self) -> Model:
         if self.model is None:
-            raise RuntimeFailed("no model is loaded; install a bundle, or use the strategy sweep")
+            raise RuntimeFailed("no model is loaded; start with --bundle factory, or use --strategy sweep")
         return self.model
 
     def _ground(self, low_um: float, high_um: float) -> Ground:
@@ -251,10 +265,12 @@ class Controller:
         return module
 
 
-def _next(plan: Plan, seen: Observation | None = None) -> MoveTo | Settled | GiveUp:
-    """The plan's next decision; its return value is the last one."""
+def _decide(plan: Plan, seen: Observation, first: bool = False) -> MoveTo | Settled | GiveUp:
+    """The plan's next decision, its return value being the last; no decision is taken on a stale frame."""
+    if not seen.fresh:
+        return GiveUp(Verdict.STALE_FRAME, _STALE)
     try:
-        return next(plan) if seen is None else plan.send(seen)
+        return next(plan) if first else plan.send(seen)
     except StopIteration as ended:
         end: Settled | GiveUp = ended.value
         return end

@@ -29,6 +29,7 @@ from firmware.errors import FirmwareError
 
 RANGE_UM = 10.0
 _STILL_UM = 0.3
+_FIELDS = 50_000
 _START_TIMEOUT_S = 120.0
 Progress = Callable[[int, int, str], None]
 
@@ -142,11 +143,11 @@ def summarise(done: list[Done]) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any], console: Console) -> None:
     """Show a result to a person."""
-    table = Table("field", "start um", "end um", "residual um", "frames", "moves", "s", "verdict", "ending")
+    table = Table("field", "start um", "end um", "looks", "s")
+    table.add_column("how it ended", no_wrap=True)
     for job in result["jobs"]:
-        figures = (f"{job[key]:+.2f}" for key in ("start_um", "end_um", "residual_um"))
-        counts = (str(job["frames"]), str(job["moves"]), f"{job['seconds']:.1f}")
-        table.add_row(str(job["field"]), *figures, *counts, job["verdict"], job["ending"])
+        figures = (f"{job['start_um']:+.2f}", f"{job['end_um']:+.2f}", str(job["frames"]), f"{job['seconds']:.1f}")
+        table.add_row(str(job["field"]), *figures, f"{job['ending']} {job['verdict']}")
     console.print(table)
     for name, figure in result["summary"].items():
         console.print(f"{name.replace('_', ' ')}: {figure}")
@@ -157,7 +158,7 @@ def _job(client: Client, task: Task) -> Done:
     """Load a field with something in it (or nothing, if that is the task), focus, compare with the truth."""
     before = client.load_field(task.field, task.kind)
     field = task.field
-    while task.kind != "blank" and not before.has_content:
+    while task.kind != "blank" and not before.has_content and field < _FIELDS:
         field += 1000
         before = client.load_field(field, task.kind)
     before = client.load_field(field, task.kind, task.start_um)
@@ -220,6 +221,7 @@ def _server(settings: Settings) -> Iterator[str]:
     finally:
         process.terminate()
         process.join(20)
+        process.kill()
         ours.close()
 
 

@@ -61,11 +61,6 @@ class DefocusEstimate:
         """Patches that were asked."""
         return int(self.patches.informative.sum())
 
-    @property
-    def ok(self) -> bool:
-        """Whether the number may be acted on as it is."""
-        return self.verdict is Verdict.OK
-
 
 @dataclass(frozen=True)
 class Calibration:

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from edge_app import bundle as bundles
 from edge_app.bundle import ModelBundle
+from edge_app.errors import BundleError, RuntimeFailed
 from edge_app.estimate import DefocusEstimate, refuse
-from edge_app.patches import PatchGrid
+from edge_app.patches import PATCH_PX, PatchGrid
 from edge_app.runtime import Runtime, open_runtime
 from firmware import plugins
+from firmware.errors import UnknownPlugin
 from firmware.frames import FrameOptics
 
 
@@ -37,8 +39,20 @@ class Model:
         return None if reason is None else refuse(*reason, grid)
 
     def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """The network's raw outputs for patches (K, P, P, 3) uint8, in one batch."""
-        return self.runtime.infer(counts)
+        """The network's raw outputs for patches (K, P, P, 3) uint8, in one batch.
+
+        Raises:
+            RuntimeFailed: The runtime refused the batch, or its answers are not numbers.
+        """
+        try:
+            outputs = self.runtime.infer(counts)
+        except Exception as error:
+            raise RuntimeFailed(f"{self.runtime.name} failed on {self.label}: {error}; restart the server") from error
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            raise RuntimeFailed(
+                f"{self.label} in {self.runtime.name} gave answers that are not numbers; use another bundle"
+            )
+        return outputs
 
     def answer(
         self, outputs: dict[str, NDArray[np.float32]], informative: NDArray[np.bool_], grid: PatchGrid
@@ -56,5 +70,14 @@ def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:
         RuntimeFailed: No runtime can execute it as the golden outputs demand.
     """
     checked = bundles.read(path)
-    task = plugins.load("edge_app.tasks", checked.manifest.task)
+    if checked.manifest.input.patch_px != PATCH_PX:
+        raise BundleError(
+            f"{checked.manifest.label} wants patches of {checked.manifest.input.patch_px} pixels, not {PATCH_PX}"
+        )
+    try:
+        task = plugins.load("edge_app.tasks", checked.manifest.task)
+    except UnknownPlugin as error:
+        raise BundleError(
+            f"{checked.manifest.label} is for a task that this version does not know: {error}"
+        ) from error
     return Model(checked, open_runtime(checked, runtime, threads), task)

@@ -64,7 +64,7 @@ def assemble(settings: Settings, clock: Clock | None = None) -> Appliance:
 
 
 def serve(settings: Settings, ready: Ready) -> None:
-    """Serve until SIGTERM or SIGINT, from the main thread; `ready` is told the address once it answers.
+    """Serve until SIGTERM, SIGINT or SIGHUP, from the main thread; `ready` is told the address once it answers.
 
     Raises:
         AddressInUse: The address cannot be bound.
@@ -73,7 +73,7 @@ def serve(settings: Settings, ready: Ready) -> None:
 
     async def until_signalled(appliance: Appliance) -> None:
         ended = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         await _serve(appliance, settings.listen, ready, ended)
 

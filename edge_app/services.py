@@ -30,7 +30,7 @@ from edge_app.stubs.parfocal.v1 import (
     simulation_pb2_grpc,
 )
 from firmware import plugins
-from firmware.errors import OutOfLimits
+from firmware.errors import FirmwareError
 from firmware.simulation import World
 
 MEASURE_PX = 1024
@@ -233,17 +233,17 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
             self._load(controller, request.field, request.kind, wanted_um)
 
         await run(self._appliance, "load field", load)
-        return simulation_pb2.FieldReply(truth=wire.truth_to(self._world))
+        return simulation_pb2.FieldReply(truth=await asyncio.to_thread(wire.truth_to, self._world))
 
     async def Truth(self, request: simulation_pb2.TruthRequest, context: Any) -> simulation_pb2.Truth:
         """How far out of focus the world really is."""
         del request, context
-        return wire.truth_to(self._world)
+        return await asyncio.to_thread(wire.truth_to, self._world)
 
     def _load(self, controller: Controller, field: int, kind: str, wanted_um: float | None) -> None:
         """Load a field and go there by the board's own mechanics; play and drift take a second try."""
         world, axis = self._world, controller.microscope.axis
-        before = world.field
+        before = world.field, world.kind_of(field)
         world.load_field(field, kind)
         if wanted_um is None:
             return
@@ -253,6 +253,7 @@ class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):
                 return
             try:
                 axis.move_by(missing_um)
-            except OutOfLimits:
-                world.load_field(before)
+            except FirmwareError:
+                world.load_field(field, before[1])
+                world.load_field(before[0])
                 raise

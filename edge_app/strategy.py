@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edge_app.estimate import DefocusEstimate, Verdict
 
-_PROOF = 1.01
+PROOF = 1.01
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def sharper(before: Observation, after: Observation) -> float:
     both = before.informative | after.informative
     if not both.any():
         both = np.ones_like(both)
-    return float(after.sharpness[both].mean() / max(float(before.sharpness[both].mean()), 1e-12))
+    return float((after.sharpness[both].mean() + _NOTHING) / (before.sharpness[both].mean() + _NOTHING))
 
 
 def shown_better(first: Observation, last: Observation) -> bool:
     """Whether a job has evidence, beyond the estimate itself, that it ends better than it began."""
-    return sharper(first, last) >= _PROOF
+    return sharper(first, last) >= PROOF

@@ -56,8 +56,8 @@ def focus(client: Client, strategy: str, say: Say) -> tuple[list[dict[str, Any]]
 
 
 def in_focus(outcome: focus_pb2.Outcome) -> bool:
-    """Whether the job ended in focus: moved there, or was there and the estimate can be trusted."""
-    if outcome.kind == focus_pb2.OUTCOME_KIND_STAYED:
+    """Whether the job ended in focus: moved there, or nothing sharper was found than where it began."""
+    if outcome.kind in (focus_pb2.OUTCOME_KIND_STAYED, focus_pb2.OUTCOME_KIND_RETURNED):
         return outcome.verdict == focus_pb2.VERDICT_OK
     return outcome.kind == focus_pb2.OUTCOME_KIND_FOCUSED
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from firmware.clock import Clock
 from firmware.errors import CameraError, CameraTimeout, FirmwareError
@@ -71,7 +73,7 @@ class Camera(ABC):
             fresh = exposure.started_s >= not_before_s
             if fresh or self._clock.now_s() > deadline:
                 break
-        pixels = self._guarded(exposure.develop)
+        pixels = self._checked(self._guarded(exposure.develop))
         return Frame(
             pixels=pixels,
             z_um=z_at(exposure.middle_s),
@@ -91,6 +93,18 @@ class Camera(ABC):
     @abstractmethod
     def _next(self, timeout_s: float) -> Exposure:
         """The next exposure in the camera's own order; raise CameraTimeout when none comes in time."""
+
+    def _checked(self, pixels: Any) -> Pixels:
+        """The pixels, if they are what the profile promises: (H, W, 3) or (H, W), 8 or 16 bit."""
+        wanted = (*self.shape, 3) if self.profile.colour else self.shape
+        kind = np.uint8 if self.profile.bits == 8 else np.uint16
+        if not isinstance(pixels, np.ndarray) or pixels.shape != wanted or pixels.dtype != kind:
+            found = f"{pixels.shape} {pixels.dtype}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise CameraError(
+                f"the camera driver {self.profile.driver!r} gave {found} where the board file promises "
+                f"{wanted} {np.dtype(kind)}; correct width_px, height_px, colour or bits in [camera]"
+            )
+        return cast("Pixels", pixels)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:

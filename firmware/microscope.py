@@ -27,9 +27,13 @@ class Microscope:
     world: World | None = None
 
     def capture(self) -> Frame:
-        """A frame exposed after the axis came to rest, with its z. Raises as `Camera.capture`."""
+        """A frame exposed after this call and after the axis came to rest, with its z at mid-exposure.
+
+        Raises as `Camera.capture`.
+        """
         optics = self.profile.frame_optics(self.objective)
-        return self.camera.capture(self.axis.at_rest_since_s, self.axis.z_at, optics)
+        not_before_s = max(self.axis.at_rest_since_s, self.clock.now_s())
+        return self.camera.capture(not_before_s, self.axis.z_at, optics)
 
     def job_travel(self) -> Travel:
         """The travel that one job may use from here."""
@@ -51,11 +55,11 @@ class Microscope:
             has = ", ".join(known)
             raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {has}")
         difference_um = known[name].parfocal_offset_um - self.objective.parfocal_offset_um
-        if difference_um:
-            self.axis.move_by(difference_um)
         self.objective = known[name]
         if self.world is not None:
             self.world.choose_objective(name)
+        if difference_um:
+            self.axis.move_by(difference_um)
         return difference_um
 
     def close(self) -> None:

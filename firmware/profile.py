@@ -27,7 +27,7 @@ class Table(BaseModel):
 
 
 class Objective(Table):
-    """One objective; `numerical_aperture` and `pixel_um` may be unknown (a recording without them)."""
+    """One objective; `magnification` and `numerical_aperture` may be unknown (a recording without them)."""
 
     name: str
     magnification: float | None = Field(default=None, gt=0)
@@ -83,6 +83,8 @@ class AxisProfile(Table):
     def _ordered(self) -> AxisProfile:
         if not self.low_um < self.high_um:
             raise ValueError("low_um must lie below high_um")
+        if self.home_at_start and self.homing != "switch":
+            raise ValueError("home_at_start needs a limit switch; an axis with a window is used after set-zero")
         return self
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
@@ -30,7 +30,8 @@ class SimulationTable(Table):
     """The flaws of a simulated board; zero switches one off.
 
     Lengths in um of objective travel. `kinds` are the shares of the specimens. `tilt_x_um` and `tilt_y_um`
-    are the slide's rise from edge to edge of the frame. `backlash_um` is the screw's play. `lost_step_chance`
+    are the slide's rise from edge to edge of the frame. `backlash_um` is the screw's play;
+    `motor_direction` is which way it turns for a positive step. `lost_step_chance`
     is per leg of a move. `stale_frames` is how many frames the camera's pipeline holds back.
     `field_height_um` is the spread of focus from field to field.
     """
@@ -47,6 +48,7 @@ class SimulationTable(Table):
     tilt_y_um: float = 0.0
     drift_um_per_min: float = 0.0
     backlash_um: float = Field(default=0.0, ge=0)
+    motor_direction: Literal[1, -1] = 1
     scale_error: float = Field(default=0.0, gt=-0.5, lt=0.5)
     lost_step_chance: float = Field(default=0.0, ge=0, le=1)
     lost_step_um: float = Field(default=0.0, ge=0)

@@ -22,6 +22,7 @@ from firmware.errors import AxisError, FirmwareError, MotionStopped, NotTrusted,
 from firmware.profile import AxisProfile
 
 _HISTORY = 4096
+_ROUNDING_UM = 1e-6
 
 
 class Trust(Enum):
@@ -148,13 +149,29 @@ class ZAxis(ABC):
         if not math.isfinite(z_um):
             raise OutOfLimits(f"{z_um} is not a position; nothing moved")
         self._check_halt()
-        start_um = self.z_um
         legs = self._legs(self._permitted(z_um, travel))
         length_um = self._length_um(legs)
         self._check_trust(length_um)
         if travel is not None:
             travel.spend(length_um)
         self._blind_um += length_um
+        return self._visit(z_um, legs)
+
+    def go_back(self, z_um: float) -> Move:
+        """Return to where the axis was before: clamped to the limits, and free of the blind budget.
+
+        Raises:
+            NotTrusted: The position was lost on the way, so that nobody knows where "back" is; nothing moved.
+            MotionStopped, AxisError: As `move_to`.
+        """
+        if self._trust is Trust.LOST:
+            raise NotTrusted(f"the way back is not known, because the position is lost; {self._cure} first")
+        self._check_halt()
+        low, high = self.limits_um
+        return self._visit(z_um, self._legs(min(max(z_um, low), high)))
+
+    def _visit(self, z_um: float, legs: list[int]) -> Move:
+        start_um = self.z_um
         for leg in legs:
             self._go(leg)
         if legs:
@@ -178,7 +195,7 @@ class ZAxis(ABC):
         self._run(lambda: self._seek_home(self._halt))
         if self._halt.is_set():
             self.distrust()
-            raise MotionStopped("stopped on the way to the switch; the position is lost, home the axis")
+            raise MotionStopped("stopped on the way to the switch; the position is lost, home it again")
         self._trust, self._blind_um, self._play = Trust.HOMED, 0.0, self._overshoot
         self._settle()
 
@@ -186,9 +203,11 @@ class ZAxis(ABC):
         """Declare the present position to be zero, the middle of the declared window."""
         if self.profile.homing == "switch":
             raise AxisError("this axis has a limit switch; use home instead of set-zero")
+        self._record()
         self._steps = 0
         self._trust, self._blind_um = Trust.ZEROED, 0.0
         self._record()
+        self._rested_s = self._clock.now_s()
 
     def distrust(self) -> None:
         """Note that the position can no longer be believed (lost steps, a hand on the knob)."""
@@ -210,7 +229,7 @@ class ZAxis(ABC):
 
     @abstractmethod
     def _drive(self, steps: int, halt: threading.Event) -> int:
-        """Send signed steps (positive: away from the specimen) until `halt` is set; return those sent."""
+        """Send signed motor steps (the profile's `direction` is applied) until `halt` is set; return those sent."""
 
     def _seek_home(self, halt: threading.Event) -> int:
         """Run to the switch and back off, give up when `halt` is set; return the position in steps."""
@@ -220,17 +239,20 @@ class ZAxis(ABC):
         low, high = self.limits_um
         if travel is not None:
             return travel.clamp(min(max(z_um, low), high))
-        if not low <= z_um <= high:
+        if not low - _ROUNDING_UM <= z_um <= high + _ROUNDING_UM:
             raise OutOfLimits(f"{z_um:.2f} um is outside this axis's limits {low:.1f} to {high:.1f} um; nothing moved")
         return z_um
 
     def _legs(self, target_um: float) -> list[int]:
-        """Positions to visit, in steps; the last leg runs towards the specimen until no play is left."""
+        """Positions to visit, in steps; the last leg runs towards the specimen until no play is left.
+
+        An axis without trust goes straight: it may move only a little, and its play is unknown anyway.
+        """
         per = self.profile.um_per_step
         floor = math.ceil(self.profile.low_um / per - 1e-9)
         ceiling = math.floor(self.profile.high_um / per + 1e-9)
         target = min(max(round(target_um / per), floor), ceiling)
-        if self._steps - target >= self._play:
+        if self._steps - target >= self._play or not self._trusted:
             visits = [self._steps, target]
         else:
             visits = [self._steps, min(target + self._overshoot, ceiling), target]
@@ -248,11 +270,15 @@ class ZAxis(ABC):
 
     def _check_trust(self, distance_um: float) -> None:
         if not self._trusted and self._blind_um + distance_um > self.profile.blind_um:
-            cure = "home it" if self.profile.homing == "switch" else "use set-zero in the middle of its range"
             raise NotTrusted(
                 f"the axis does not know where it is ({self._trust.value}) and may move only "
-                f"{self.profile.blind_um:.1f} um in all; {cure} first; nothing moved"
+                f"{self.profile.blind_um:.1f} um in all, of which {max(self._blind_um, 0.0):.1f} are used; "
+                f"{self._cure} first; nothing moved"
             )
+
+    @property
+    def _cure(self) -> str:
+        return "home it" if self.profile.homing == "switch" else "use set-zero in the middle of its range"
 
     def _check_halt(self) -> None:
         if self._halt.is_set():
@@ -261,12 +287,13 @@ class ZAxis(ABC):
     def _go(self, target: int) -> None:
         self._check_halt()
         steps = target - self._steps
-        self._run(lambda: self._steps + self._drive(steps, self._halt))
+        turn = self.profile.direction
+        self._run(lambda: self._steps + turn * self._drive(turn * steps, self._halt))
         self._check_halt()
         if self._steps != target:
             self.distrust()
             missing = f"{target - self._steps} of {steps} steps"
-            raise AxisError(f"the driver did not send {missing}; the position is lost, home the axis")
+            raise AxisError(f"the driver did not send {missing}; the position is lost, {self._cure}")
 
     def _run(self, driver: Callable[[], int]) -> None:
         """Let the driver move, to the position in steps that it returns; keep the books of time and play."""
@@ -281,7 +308,7 @@ class ZAxis(ABC):
             if isinstance(error, FirmwareError):
                 raise
             what = f"the axis driver {self.profile.driver!r} failed: {error}"
-            raise AxisError(f"{what}; the position is lost, home the axis") from error
+            raise AxisError(f"{what}; the position is lost, {self._cure}") from error
         finally:
             self._moving = False
             self._record()

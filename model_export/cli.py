@@ -54,8 +54,9 @@ def train(
     table = load_recipe(recipe)
     run.mkdir(parents=True, exist_ok=True)
     record = run / "commit.txt"
-    if not record.exists():
-        record.write_text(current_commit(), encoding="utf-8")
+    commits = record.read_text(encoding="utf-8").split() if record.exists() else []
+    if current_commit() not in commits:
+        record.write_text(" ".join([*commits, current_commit()]), encoding="utf-8")
     tiles = open_tiles(data, "train", table)
     with _Bar("steps") as update:
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_app.estimate import Calibration, DefocusEstimate, Verdict, fuse
 from edge_app.patches import PatchGrid, content
+from edge_app.tasks.defocus import sigma_of
 from firmware.optics import Optics, PupilTable, Sensor, depth_of_field_um
 from firmware.rendering import make_slide, render
 from model_export.recipe import Recipe
@@ -71,7 +72,7 @@ def answer_all(
 
 def calibrate(answered: list[Answered], range_um: float) -> Calibration:
     """Find the patch scale and the frame floor with which 68 % of the errors lie within one sigma."""
-    ratios = np.concatenate([np.abs(a.defocus_um - a.truth_um) / np.exp(a.log_sigma) for a in answered])
+    ratios = np.concatenate([np.abs(a.defocus_um - a.truth_um) / sigma_of(a.log_sigma) for a in answered])
     scale = float(np.percentile(ratios, 68.3))
     low, high = 0.0, 5.0
     for _ in range(30):
@@ -84,14 +85,16 @@ def calibrate(answered: list[Answered], range_um: float) -> Calibration:
 
 
 def score(answered: list[Answered], calibration: Calibration, depth_um: float) -> dict[str, object]:
-    """The figures of a set: per patch and per frame, and how often the model abstained.
+    """The figures of a set: per patch and per frame, and how often it abstained.
+
+    It abstains with a verdict other than OK and OUT_OF_RANGE.
 
     `sign` counts where |z| exceeds half a depth of field. Frames on which it abstained count with their best
     guess.
     """
     patch_truth = np.concatenate([np.full(len(a.defocus_um), a.truth_um) for a in answered])
     patch_value = np.concatenate([a.defocus_um for a in answered])
-    patch_sigma = np.concatenate([np.exp(a.log_sigma) for a in answered]) * calibration.patch_scale
+    patch_sigma = np.concatenate([sigma_of(a.log_sigma) for a in answered]) * calibration.patch_scale
     estimates = [_fused(a, calibration) for a in answered]
     truth = np.array([a.truth_um for a in answered])
     value = np.array([e.defocus_um for e in estimates])
@@ -116,7 +119,7 @@ def _level(depth_um: float) -> Callable[[float, float], float]:
 
 
 def _fused(answered: Answered, calibration: Calibration) -> DefocusEstimate:
-    sigma = np.exp(np.clip(answered.log_sigma, -5.0, 3.0))
+    sigma = sigma_of(answered.log_sigma)
     return fuse(answered.defocus_um, sigma, answered.informative, answered.grid, calibration, "")
 
 

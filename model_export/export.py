@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import platform
 import subprocess
 import tempfile
@@ -175,7 +173,7 @@ def make_bundle(
         metrics={**metrics, "onnx_parity": exported.parity},
         training=Training(
             recipe=recipe.name,
-            recipe_sha256=hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
+            recipe_sha256=recipe.sha256,
             seed=recipe.seed,
             commit=commit,
             steps=trained.steps,
@@ -194,10 +192,9 @@ def make_bundle(
 
 def current_commit() -> str:
     """The checked-out commit, with a plus where the tree differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
     try:
         head = _git("rev-parse", "HEAD")
-        dirty = _git("status", "--porcelain", "--", str(here), str(here.parent / "firmware"))
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+" if dirty else "")
@@ -211,8 +208,3 @@ def _git(*words: str) -> str:
 def random_counts(count: int, seed: int) -> NDArray[np.uint8]:
     """Noise patches (N, 224, 224, 3) for checks that need no specimen."""
     return np.random.default_rng(seed).integers(0, 256, (count, PATCH_PX, PATCH_PX, 3), dtype=np.uint8)
-
-
-def onnx_operators(data: bytes) -> set[str]:
-    """The operators a graph uses."""
-    return {node.op_type for node in onnx.load(io.BytesIO(data)).graph.node}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ class Recipe(_Table):
     network: dict[str, Any]
     training: TrainingTable
     acceptance: AcceptanceTable
+
+    @property
+    def sha256(self) -> str:
+        """Of all its numbers, as hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def load_recipe(name: str) -> Recipe:

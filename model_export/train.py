@@ -76,6 +76,9 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
         run: Folder of `checkpoint.pt`.
         progress: Called with (step, steps, mean loss).
         steps: End earlier or later than the recipe says (the learning rate follows).
+
+    Raises:
+        NoData: The checkpoint is another recipe's.
     """
     table = recipe.training
     steps = steps or table.steps
@@ -88,6 +91,7 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
     first, spent_s, mean = 0, 0.0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        _same_recipe(state, recipe, run)
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -106,9 +110,9 @@ def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: in
             schedule.step()
             mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
             if (step + 1) % table.checkpoint_every == 0 or step + 1 == steps:
-                _save(checkpoint, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
+                _save(checkpoint, recipe, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
             progress(step + 1, steps, mean)
-    return Trained(net.eval().cpu(), steps, time.monotonic() - started, mean, device_name(device))
+    return Trained(net.eval().cpu(), max(steps, first), time.monotonic() - started, mean, device_name(device))
 
 
 def load_trained(recipe: Recipe, run: Path) -> Trained:
@@ -123,6 +127,7 @@ def load_trained(recipe: Recipe, run: Path) -> Trained:
     net = build(recipe)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        _same_recipe(state, recipe, run)
         net.load_state_dict(state["net"])
     except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
         raise NoData(f"{checkpoint} does not hold this recipe's network: {error}") from error
@@ -174,11 +179,26 @@ def _batches(recipe: Recipe, tiles: Tiles, first: int, steps: int) -> Generator[
             yield batch
 
 
+def _same_recipe(state: dict[str, Any], recipe: Recipe, run: Path) -> None:
+    if state.get("recipe") != recipe.sha256:
+        raise NoData(
+            f"{run} holds a checkpoint of another recipe, or of {recipe.name} before it changed; give another --run"
+        )
+
+
 def _save(
-    path: Path, net: nn.Module, optimiser: Any, schedule: Any, step: int, duration_s: float, loss: float
+    path: Path,
+    recipe: Recipe,
+    net: nn.Module,
+    optimiser: Any,
+    schedule: Any,
+    step: int,
+    duration_s: float,
+    loss: float,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
+        "recipe": recipe.sha256,
         "net": net.state_dict(),
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict(),

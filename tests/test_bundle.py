@@ -50,7 +50,11 @@ def small_bundle() -> bytes:
         sha256={},
     )
     counts = np.zeros((1, 8, 8, 3), np.uint8)
-    return pack(manifest, b"not really onnx", golden_bytes(counts, {"defocus_um": np.ones(1, np.float32)}))
+    return pack(
+        manifest,
+        b"not really onnx",
+        golden_bytes(counts, {name: np.ones(1, np.float32) for name in ("defocus_um", "log_sigma")}),
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ class Reel(Camera):
     """A camera whose exposures of 10 ms begin at given moments; it counts those that are developed."""
 
     def __init__(self, starts_s: list[float], flush_frames: int = 8) -> None:
-        profile = CameraProfile(driver="reel", width_px=6, height_px=4, timeout_ms=100, flush_frames=flush_frames)
+        profile = CameraProfile(
+            driver="reel", width_px=6, height_px=4, colour=False, timeout_ms=100, flush_frames=flush_frames
+        )
         self.clock = ManualClock()
         super().__init__(profile, self.clock, "a board")
         self.starts_s = starts_s
@@ -143,7 +145,7 @@ def developed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def develop(_world: object, scene: object) -> Pixels:
         seen.append(scene.defocus_um)  # type: ignore[attr-defined]
-        return GREY
+        return np.zeros((448, 448, 3), np.uint8)
 
     monkeypatch.setattr("firmware.simulation.World.develop", develop)
     return seen
@@ -191,3 +193,16 @@ def test_a_dim_frame_stays_dim() -> None:
 def test_eight_bit_colour_is_passed_on_without_a_copy() -> None:
     colour = np.zeros((3, 4, 3), np.uint8)
     assert Frame(colour, 0.0, 0.0, 1.0).as_rgb8() is colour
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((4, 7), np.uint8), np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint16), np.zeros((4, 6)), None],
+)
+def test_pixels_that_the_board_file_does_not_promise_are_refused(
+    pixels: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reel = Reel([0.0])
+    monkeypatch.setattr(reel, "_next", lambda _timeout_s: Exposure(0.0, 0.01, lambda: pixels))
+    with pytest.raises(CameraError, match=r"correct width_px"):
+        reel.capture(0.0, still, FrameOptics())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 COMMAND = [sys.executable, "-c", "from edge_app.cli import main; main()"]
-VERBS = {str(command.callback.__name__) for command in app.registered_commands if command.callback}
+VERBS = {command.name or str(command.callback.__name__) for command in app.registered_commands if command.callback}
 OF_OTHERS = ("replay", "demo", "bench")
 TINY = ("--board", "simulated_tiny", "--bundle", "none")
 
@@ -86,7 +86,7 @@ def _arguments(verb: str, address: str, folder: Path) -> list[str]:
     }[verb]
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"serve"}))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"serve", "set-zero"}))
 @pytest.mark.usefixtures("stubbed")
 def test_every_verb_prints_one_json_document(terminal: Terminal, address: str, tmp_path: Path, verb: str) -> None:
     code, result = terminal.json(*_arguments(verb, address, tmp_path))
@@ -95,7 +95,7 @@ def test_every_verb_prints_one_json_document(terminal: Terminal, address: str, t
     assert "error" not in result
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS - {"serve", "doctor", *OF_OTHERS}))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"serve", "set-zero", "doctor", *OF_OTHERS}))
 def test_every_verb_has_a_line_for_people(terminal: Terminal, address: str, tmp_path: Path, verb: str) -> None:
     code, out, err = terminal(*_arguments(verb, address, tmp_path))
     assert (code, err) == (0, "")
@@ -144,11 +144,12 @@ def test_focus_without_success_exits_with_one(terminal: Terminal, client: Client
         ("FOCUSED", "OUT_OF_RANGE", True),
         ("STAYED", "OK", True),
         ("STAYED", "NO_CONTENT", False),
-        ("RETURNED", "OK", False),
+        ("RETURNED", "OK", True),
+        ("RETURNED", "DISAGREEMENT", False),
         ("STOPPED", "OK", False),
     ],
 )
-def test_only_focused_or_rightly_stayed_counts_as_success(kind: str, verdict: str, good: bool) -> None:
+def test_only_a_job_that_ends_in_focus_counts_as_success(kind: str, verdict: str, good: bool) -> None:
     outcome = focus_pb2.Outcome(
         kind=focus_pb2.OutcomeKind.Value(f"OUTCOME_KIND_{kind}"),
         verdict=focus_pb2.Verdict.Value(f"VERDICT_{verdict}"),
@@ -250,3 +251,15 @@ def test_doctor_tells_what_is_here_and_what_to_install() -> None:
 
 def test_numbers_that_json_does_not_have_become_null(terminal: Terminal, stubbed: None) -> None:
     assert terminal.json("bench") == (0, {"answered": None})
+
+
+def test_set_zero_on_an_axis_with_a_switch_says_to_home_it(terminal: Terminal, address: str) -> None:
+    code, _, err = terminal("set-zero", "--at", address)
+    assert code == 1
+    assert "use home instead" in err
+
+
+def test_a_flag_that_a_server_cannot_heed_is_refused(terminal: Terminal, address: str) -> None:
+    code, _, err = terminal("measure", "--at", address, "--board", "simulated")
+    assert code == 2
+    assert "--board" in err

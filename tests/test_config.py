@@ -72,3 +72,9 @@ def test_settings_cannot_be_changed_and_travel_to_another_process() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.seed = 5
     assert pickle.loads(pickle.dumps(settings)) == settings == Settings(seed=4)
+
+
+@pytest.mark.parametrize("listen", ["foo", "0.0.0.0:99999", "localhost:", ":50051", "host:http"])
+def test_an_address_that_is_none_is_refused(listen: str) -> None:
+    with pytest.raises(BadSettings, match="HOST:PORT"):
+        read_settings(listen=listen)

@@ -14,6 +14,7 @@ from firmware.errors import CameraError
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import load_profile
 from firmware.simulation import World
+from firmware.zaxis import Trust
 
 
 def silent(_number: int, _look: Look, _decision: object) -> None:
@@ -118,12 +119,13 @@ def test_a_job_never_leaves_its_travel(microscope: Microscope) -> None:
     def note(_number: int, look: Look, _decision: object) -> None:
         lowest_um.append(look.seen.z_um)
 
-    Controller(microscope, oracle(world_of(microscope))).focus("single_shot", note)
+    outcome = Controller(microscope, oracle(world_of(microscope))).focus("single_shot", note)
+    assert (outcome.ending, outcome.verdict) == (Ending.STAYED, Verdict.OUT_OF_RANGE)
     assert min(lowest_um) >= start_um - 1.0 - 0.03
 
 
 def test_a_spent_travel_budget_goes_back_to_the_start(microscope: Microscope) -> None:
-    focus = microscope.profile.focus.model_copy(update={"path_um": 20.0})
+    focus = microscope.profile.focus.model_copy(update={"path_um": 60.0})
     microscope.profile = microscope.profile.model_copy(update={"focus": focus})
     before_um = microscope.axis.z_um
     outcome = Controller(microscope, None).focus("sweep", silent)
@@ -171,3 +173,55 @@ def test_an_open_sign_is_decided_by_a_small_move(microscope: Microscope) -> None
     outcome = Controller(microscope, model).focus("single_shot", silent)
     assert outcome.verdict is Verdict.SIGN_UNCERTAIN
     assert abs(world_of(microscope).truth_um()) < 0.6
+
+
+def test_a_model_that_falls_far_short_ends_in_a_sweep_not_in_a_false_claim(microscope: Microscope) -> None:
+    start_at(microscope, 9.0)
+    outcome = Controller(microscope, oracle(world_of(microscope), scale=0.3)).focus("single_shot", silent)
+    assert outcome.ending is Ending.FOCUSED
+    assert abs(world_of(microscope).truth_um()) < 0.5
+
+
+def test_a_frame_from_before_the_request_is_never_an_answer(microscope: Microscope) -> None:
+    controller = Controller(microscope, oracle(world_of(microscope)))
+    controller.look()
+    microscope.clock.sleep(300.0)
+    world_of(microscope).load_field(2, "blank")
+    asked_s = microscope.clock.now_s()
+    look = controller.look()
+    assert look.frame.captured_at_s >= asked_s
+    assert look.seen.estimate is not None
+    assert look.seen.estimate.verdict is Verdict.NO_CONTENT
+
+
+def test_no_strategy_decides_on_a_stale_frame() -> None:
+    profile = with_simulation(load_profile("simulated_tiny"), stale_frames=12)
+    with open_microscope(profile, ManualClock()) as microscope:
+        world_of(microscope).load_field(1, "tissue")
+        outcome = Controller(microscope, None).focus("sweep", silent)
+    assert (outcome.ending, outcome.verdict) == (Ending.RETURNED, Verdict.STALE_FRAME)
+
+
+def test_an_axis_that_lost_steps_on_the_way_back_is_no_longer_trusted(microscope: Microscope) -> None:
+    start_at(microscope, 2.0)
+
+    def nudge(number: int, _look: Look, _decision: object) -> None:
+        if number == 2:
+            world_of(microscope).stage.turn(9.0)
+
+    outcome = Controller(microscope, oracle(world_of(microscope), scale=-1.0)).focus("single_shot", nudge)
+    assert outcome.ending is Ending.RETURNED
+    assert "lost steps" in outcome.sentence
+    assert microscope.axis.trust is Trust.LOST
+
+
+def test_play_is_taken_out_before_the_first_look_so_that_back_is_back(microscope: Microscope) -> None:
+    start_at(microscope, 2.0)
+    microscope.axis._play = 100
+    seen_um: list[float] = []
+
+    def note(_number: int, _look: Look, _decision: object) -> None:
+        seen_um.append(world_of(microscope).truth_um())
+
+    Controller(microscope, oracle(world_of(microscope), scale=-1.0)).focus("single_shot", note)
+    assert world_of(microscope).truth_um() == pytest.approx(seen_um[0], abs=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -68,6 +69,7 @@ def without_simulation() -> BoardProfile:
 def test_every_camera_driver_opens_a_camera(plugin: str) -> None:
     module = plugins.load("firmware.cameras", plugin)
     assert module.__doc__
+    assert list(inspect.signature(module.open_camera).parameters) == ["profile", "clock", "world"]
     assert module.open_camera.__annotations__["return"] in ("Camera", Camera)
 
 
@@ -75,6 +77,7 @@ def test_every_camera_driver_opens_a_camera(plugin: str) -> None:
 def test_every_axis_driver_opens_an_axis(plugin: str) -> None:
     module = plugins.load("firmware.axes", plugin)
     assert module.__doc__
+    assert list(inspect.signature(module.open_axis).parameters) == ["profile", "clock", "world"]
     assert module.open_axis.__annotations__["return"] in ("ZAxis", ZAxis)
 
 

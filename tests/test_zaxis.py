@@ -248,7 +248,7 @@ def test_a_broken_switch_costs_the_trust() -> None:
 def test_a_stop_while_homing_leaves_the_position_lost() -> None:
     axis = homed()
     axis.halt_after = 0
-    with pytest.raises(MotionStopped, match="home the axis"):
+    with pytest.raises(MotionStopped, match="home it"):
         axis.home()
     assert axis.trust is Trust.LOST
 

@@ -7,13 +7,12 @@ from collections.abc import Generator
 
 from edge_app.estimate import DefocusEstimate, Verdict
 from edge_app.strategies import sweep
-from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper
+from edge_app.strategy import PROOF, GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper
 
 SUMMARY = "one look with the model, one move, one check; at most two refinements; sweeps when out of range"
 NEEDS_MODEL = True
 _REFINEMENTS = 2
 _CLOSE = 0.25
-_SHARPER = 1.01
 _FLOOR_UM = 0.5
 _SIGMAS = 4.0
 
@@ -29,26 +28,33 @@ def plan(first: Observation, ground: Ground) -> Plan:
         look = yield from _leap(look, ground)
     if _verdict(look) is not Verdict.OK:
         return (yield from _without_estimate(look, ground))
-    best = look
+    best, surprises = look, 0
     for attempt in range(1 + _REFINEMENTS):
         distance_um = _estimate(look).defocus_um
         if abs(distance_um) <= _CLOSE * ground.depth_of_field_um:
             return Settled(f"within {abs(distance_um):.2f} um of focus")
-        why = f"{'refine' if attempt else 'move'} by {-distance_um:+.2f} um"
-        moved = yield MoveTo(_within(look.z_um - distance_um, ground), why)
+        target = _within(look.z_um - distance_um, ground)
+        if abs(target - (look.z_um - distance_um)) > _CLOSE * ground.depth_of_field_um:
+            return GiveUp(Verdict.OUT_OF_RANGE, f"focus seems {-distance_um:+.1f} um away, beyond this job's travel")
+        moved = yield MoveTo(target, f"{'refine' if attempt else 'move'} by {-distance_um:+.2f} um")
         if _verdict(moved) is not Verdict.OK:
             return (yield from _without_estimate(moved, ground))
-        if not _as_moved(look, moved) and sharper(look, moved) < _SHARPER:
-            return GiveUp(Verdict.DISAGREEMENT, "the estimate did not change by the move that was made")
+        if not _as_moved(look, moved) and sharper(look, moved) < PROOF:
+            surprises += 1
+            if surprises > 1:
+                return GiveUp(Verdict.DISAGREEMENT, "twice the estimate did not change by the move that was made")
         look = moved
         if sharper(best, look) >= 1.0:
             best = look
+    near_um = max(0.5 * ground.depth_of_field_um, 2 * _estimate(look).sigma_um)
+    if abs(_estimate(look).defocus_um) > near_um:
+        return (yield from sweep.plan(look, ground))
     return (yield from _rest_at_best(look, best))
 
 
 def _rest_at_best(look: Observation, best: Observation) -> Plan:
     """After the last refinement: stay, unless an earlier look of this job was clearly sharper."""
-    if best is not look and sharper(look, best) > _SHARPER:
+    if best is not look and sharper(look, best) > PROOF:
         yield MoveTo(best.z_um, "back to the sharpest look")
         return Settled("the sharpest of the looks")
     return Settled("refined")
@@ -69,17 +75,19 @@ def _leap(look: Observation, ground: Ground) -> Walk:
     landed = yield MoveTo(
         _within(look.z_um - guess.defocus_um, ground), f"out of range; leap {-guess.defocus_um:+.1f} um"
     )
-    return landed if sharper(look, landed) > _SHARPER else look
+    return landed if sharper(look, landed) > PROOF else look
 
 
 def _decide_sign(look: Observation, ground: Ground) -> Walk:
-    """One known small move away from the specimen: it blurs above focus and sharpens below it."""
+    """One known small move, away from the specimen where there is room: above focus it blurs, below it sharpens."""
     size_um = _estimate(look).defocus_um
     probe_um = min(max(ground.depth_of_field_um, 0.3 * size_um), 3.0)
-    probed = yield MoveTo(min(look.z_um + probe_um, ground.high_um), "a small move away decides the side")
+    away = look.z_um + probe_um <= ground.high_um
+    probe_at = look.z_um + probe_um if away else _within(look.z_um - probe_um, ground)
+    probed = yield MoveTo(probe_at, "a small move decides the side")
     if _verdict(probed) not in (Verdict.OK, Verdict.SIGN_UNCERTAIN):
         return probed
-    above = sharper(look, probed) < 1.0
+    above = (sharper(look, probed) < 1.0) == away
     target = _within(look.z_um - (size_um if above else -size_um), ground)
     return (yield MoveTo(target, f"the side is {'above' if above else 'below'} focus"))
 

@@ -31,7 +31,7 @@ class SimulatedAxis(ZAxis):
             part = min(chunk, abs(steps) - sent)
             self._clock.sleep(part * step_um / self.profile.speed_um_s)
             arriving = max(0, min(part, abs(steps) - lost - sent))
-            self._world.stage.turn(sign * arriving * step_um)
+            self._world.stage.turn(self._world.table.motor_direction * sign * arriving * step_um)
             sent += part
         return sign * sent
 
