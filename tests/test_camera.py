@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -199,9 +201,7 @@ def test_eight_bit_colour_is_passed_on_without_a_copy() -> None:
     "pixels",
     [np.zeros((4, 7), np.uint8), np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint16), np.zeros((4, 6)), None],
 )
-def test_pixels_that_the_board_file_does_not_promise_are_refused(
-    pixels: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixels_that_the_board_file_does_not_promise_are_refused(pixels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reel = Reel([0.0])
     monkeypatch.setattr(reel, "_next", lambda _timeout_s: Exposure(0.0, 0.01, lambda: pixels))
     with pytest.raises(CameraError, match=r"correct width_px"):
