@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_app.patches import PatchGrid
 
 Floats = NDArray[np.float32]
+_HALO_PX = 2
 Responses = tuple[NDArray[np.integer[Any] | np.floating[Any]], ...]
 
 
@@ -46,20 +47,26 @@ MEASURES: dict[str, Callable[[NDArray[np.uint8]], Responses]] = {
 def sharpness(rgb: NDArray[np.uint8], grid: PatchGrid, measure: str = "brenner") -> Floats:
     """One measure on every patch of a frame (H, W, 3) uint8: (N,) float32, larger is sharper.
 
-    The responses' squares are summed inside each patch, and divided by its area and its squared mean.
+    The responses' squares are summed inside each patch, without what reaches over its edge, and divided by its
+    area and its squared mean. Rows of patches are taken one after the other, so that the work stays in the cache.
     """
     p = grid.patch_px
-    green = cv2.extractChannel(grid.region(rgb), 1)
-    grey: NDArray[np.uint8] = np.asarray(cv2.GaussianBlur(green, (5, 5), 1.0), np.uint8)
-    responses = MEASURES[measure](grey)
-    values = np.empty(grid.count, np.float32)
-    for index in range(grid.count):
-        row, column = divmod(index, grid.columns)
-        top, left = row * p, column * p
-        mean = max(cv2.mean(grey[top : top + p, left : left + p])[0], 1.0)
-        energy = 0.0
-        for response in responses:
-            high, wide = p - (grey.shape[0] - response.shape[0]), p - (grey.shape[1] - response.shape[1])
-            energy += cv2.norm(response[top : top + high, left : left + wide], cv2.NORM_L2SQR)
-        values[index] = energy / (p * mean) ** 2
-    return values
+    green = grid.region(rgb)[:, :, 1]
+    values = np.empty((grid.rows, grid.columns), np.float32)
+    for row in range(grid.rows):
+        top = max(row * p - _HALO_PX, 0)
+        strip = np.ascontiguousarray(green[top : (row + 1) * p + _HALO_PX])
+        smooth = cv2.GaussianBlur(strip, (5, 5), 1.0)[row * p - top :][:p]
+        grey: NDArray[np.uint8] = np.asarray(smooth, np.uint8)
+        responses = MEASURES[measure](grey)
+        for column in range(grid.columns):
+            left = column * p
+            mean = max(cv2.mean(grey[:, left : left + p])[0], 1.0)
+            energy = 0.0
+            for response in responses:
+                edge = 1 if response.shape == grey.shape else 0
+                right = left + p - (grey.shape[1] - response.shape[1]) - edge
+                inside = response[edge : response.shape[0] - edge, left + edge : right]
+                energy += cv2.norm(inside, cv2.NORM_L2SQR)
+            values[row, column] = energy / (p * mean) ** 2
+    return values.reshape(-1)

@@ -125,5 +125,6 @@ def content(rgb: NDArray[np.uint8], grid: PatchGrid) -> Content:
     bins = cv2.resize(grid.region(rgb), (bins_wide, bins_high), interpolation=cv2.INTER_AREA).astype(np.float32)
     mean = grid.per_patch(bins)
     spread = np.sqrt(np.maximum(grid.per_patch(bins * bins) - mean * mean, 0.0))
-    blown = grid.per_patch((bins.min(axis=2) >= _BRIGHT).astype(np.float32))
+    darkest = np.minimum(np.minimum(bins[:, :, 0], bins[:, :, 1]), bins[:, :, 2])
+    blown = grid.per_patch((darkest >= _BRIGHT).astype(np.float32))
     return Content((spread / np.maximum(mean, 1.0)).max(axis=1), mean.mean(axis=1), blown)

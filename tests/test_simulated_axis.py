@@ -200,3 +200,15 @@ def test_leaving_the_microscope_leaves_the_hardware_at_rest() -> None:
         microscope.axis.move_by(-1.0)
     with pytest.raises(MotionStopped):
         microscope.axis.move_by(-1.0)
+
+
+@pytest.mark.parametrize(("wired", "declared", "rises"), [(1, 1, True), (-1, -1, True), (-1, 1, False)])
+def test_the_declared_direction_maps_the_motor_onto_z(wired: int, declared: int, rises: bool) -> None:
+    profile = board(motor_direction=wired)
+    axis = profile.axis.model_copy(update={"direction": declared, "home_at_start": False, "backlash_um": 0.0})
+    microscope = open_microscope(profile.model_copy(update={"axis": axis}), ManualClock())
+    assert microscope.world is not None
+    before_um = microscope.world.stage.carriage_um
+    microscope.axis.move_by(3.0)
+    assert microscope.axis.z_um == pytest.approx(3.0)
+    assert (microscope.world.stage.carriage_um > before_um) == rises

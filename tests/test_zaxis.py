@@ -386,3 +386,26 @@ def test_a_hundred_thousand_small_moves_do_not_drift() -> None:
 def test_limits_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValidationError, match="low_um must lie below high_um"):
         profile(low_um=10, high_um=10)
+
+
+def test_going_back_needs_no_blind_budget_and_stays_inside_the_limits() -> None:
+    axis = an_axis(blind_um=4.0)
+    axis.move_to(3.0)
+    axis.go_back(0.0)
+    assert axis.z_um == pytest.approx(0.0)
+
+
+def test_nobody_goes_back_on_an_axis_that_is_lost() -> None:
+    axis = homed()
+    axis.distrust()
+    with pytest.raises(NotTrusted, match="way back is not known"):
+        axis.go_back(1.0)
+
+
+def test_frames_after_set_zero_know_the_new_zero() -> None:
+    axis = an_axis(homing="window")
+    axis.move_by(2.0)
+    axis._clock.sleep(10.0)
+    axis.set_zero()
+    assert axis.z_at(axis._clock.now_s()) == 0.0
+    assert axis.at_rest_since_s == axis._clock.now_s()
