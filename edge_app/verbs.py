@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_app import console, pictures, wire
 from edge_app.client import Client
@@ -97,7 +97,8 @@ def print_models(reply: models_pb2.ListReply, out: Console) -> None:
     if not reply.models:
         out.print("no model is installed; the strategy sweep works without one")
         return
-    table = Table("model", "task", "NA", "um per pixel", "range, um", "KB", "fits this board")
+    name = Column("model", no_wrap=True)
+    table = Table(name, "task", "NA", "um per pixel", "range, um", "KB", "fits this board")
     for model in reply.models:
         optics = model.optics
         table.add_row(
