@@ -25,7 +25,7 @@ from firmware.microscope import Microscope
 
 STRATEGIES = "edge_app.strategies"
 _SAME = 1.3
-_STALE = "the camera only gave frames from before the move; check its buffers, or raise flush_frames"
+_STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
 @dataclass(frozen=True)

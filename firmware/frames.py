@@ -36,7 +36,7 @@ class Frame:
 
     Full scale is `2**bits - 1` counts. `z_um` is the axis position at mid-exposure (`captured_at_s`, board
     clock). `fresh` is False when the
-    camera could not show that the exposure began after the move that asked for it.
+    camera could not show that the exposure began after it was asked for.
     """
 
     pixels: Pixels

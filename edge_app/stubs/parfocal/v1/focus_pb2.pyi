@@ -44,13 +44,13 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_SATURATED: _Verdict.ValueType  # 4
     """Too much light: pixels are clipped."""
     VERDICT_OUT_OF_RANGE: _Verdict.ValueType  # 5
-    """Farther out of focus than the model was trained for."""
+    """Farther out of focus than the model was trained for, or that cannot be excluded, or beyond the travel."""
     VERDICT_DISAGREEMENT: _Verdict.ValueType  # 6
     """The patches do not agree on one defocus."""
     VERDICT_SIGN_UNCERTAIN: _Verdict.ValueType  # 7
     """The distance is known, the side is not."""
     VERDICT_STALE_FRAME: _Verdict.ValueType  # 8
-    """The frame was exposed before the last move ended."""
+    """The frame was exposed before it was asked for."""
     VERDICT_WRONG_OPTICS: _Verdict.ValueType  # 9
     """The model was not trained for the selected objective and camera."""
     VERDICT_OPTICS_UNKNOWN: _Verdict.ValueType  # 10
@@ -70,13 +70,13 @@ VERDICT_TOO_DARK: Verdict.ValueType  # 3
 VERDICT_SATURATED: Verdict.ValueType  # 4
 """Too much light: pixels are clipped."""
 VERDICT_OUT_OF_RANGE: Verdict.ValueType  # 5
-"""Farther out of focus than the model was trained for."""
+"""Farther out of focus than the model was trained for, or that cannot be excluded, or beyond the travel."""
 VERDICT_DISAGREEMENT: Verdict.ValueType  # 6
 """The patches do not agree on one defocus."""
 VERDICT_SIGN_UNCERTAIN: Verdict.ValueType  # 7
 """The distance is known, the side is not."""
 VERDICT_STALE_FRAME: Verdict.ValueType  # 8
-"""The frame was exposed before the last move ended."""
+"""The frame was exposed before it was asked for."""
 VERDICT_WRONG_OPTICS: Verdict.ValueType  # 9
 """The model was not trained for the selected objective and camera."""
 VERDICT_OPTICS_UNKNOWN: Verdict.ValueType  # 10

@@ -111,7 +111,7 @@ class Truth(_message.Message):
     depth_of_field_um: _builtins.float
     """Depth of field of the selected objective, in micrometres."""
     has_content: _builtins.bool
-    """Whether the field shows any specimen."""
+    """Whether specimen covers more than 2 % of the field."""
     def __init__(
         self,
         *,
