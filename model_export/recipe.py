@@ -89,8 +89,8 @@ class Recipe(_Table):
 
     @property
     def sha256(self) -> str:
-        """Of all its numbers, as hexadecimal digits."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Of all the numbers that it states, as hexadecimal digits."""
+        return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
 
 def load_recipe(name: str) -> Recipe:

@@ -126,7 +126,7 @@ def check_maker(folder: Path, recipe: Recipe) -> None:
 
 def _key(recipe: Recipe) -> str:
     """What of a recipe decides its shards, as JSON."""
-    return json.dumps(recipe.model_dump(include={"seed", "optics", "data"}), sort_keys=True)
+    return json.dumps(recipe.model_dump(include={"seed", "optics", "data"}, exclude_unset=True), sort_keys=True)
 
 
 def _write_shard(stem: Path, members: range, made: Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> None:

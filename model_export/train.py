@@ -145,11 +145,11 @@ def objective(defocus_um: Tensor, log_sigma: Tensor, truth_um: Tensor, clip_um: 
     """Huber on the error, stricter near focus, plus the Gaussian likelihood of the error under sigma.
 
     The likelihood does not reach the defocus (its error is detached), so that an easy sigma cannot buy off a
-    hard patch. Beyond `clip_um` only the side counts.
+    hard patch. Of a truth beyond `clip_um` any answer beyond it on the same side is right.
     """
     truth = truth_um.clamp(-clip_um, clip_um)
     error = defocus_um - truth
-    over = (truth_um.abs() > clip_um) & (error * truth > 0)
+    over = (truth_um.abs() > clip_um) & (defocus_um * truth.sign() > clip_um)
     error = torch.where(over, torch.zeros_like(error), error)
     scale = 0.4 + 0.1 * truth.abs()
     huber = nn.functional.huber_loss(error / scale, torch.zeros_like(error), delta=1.0)
