@@ -17,17 +17,20 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from edge_app.errors import BundleCorrupt, BundleNotFound
 from edge_app.estimate import Calibration, Verdict
-from firmware.frames import FrameOptics
+from edge_app.patches import MIN_CONTRAST
+from firmware.frames import Contrast, FrameOptics
+from firmware.response import Kind
 
 SUFFIX = ".parfocal"
 FACTORY = Path(__file__).parent / "models"
 _MEMBERS = ("manifest.json", "manifest.sha256", "model.onnx", "golden.npz")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 Arrays = dict[str, NDArray[Any]]
+Range = tuple[float, float]
 
 
 class _Table(BaseModel):
@@ -35,26 +38,63 @@ class _Table(BaseModel):
 
 
 class Passport(_Table):
-    """The optics that a model may be asked about."""
+    """The optics and cameras that a model may be asked about.
 
-    numerical_aperture: tuple[float, float]
-    pixel_um: tuple[float, float]
+    `response` are the kinds of `firmware.response.Response` that it accepts. `spherical_waves` and
+    `longitudinal_colour_um` (red, green, blue) are the ranges around which its sigma holds for an objective that
+    was measured; None where its sigma covers objectives that were not.
+    """
+
+    numerical_aperture: tuple[PositiveFloat, PositiveFloat]
+    pixel_um: tuple[PositiveFloat, PositiveFloat]
     immersion_index: float = 1.0
     colour: bool = True
+    contrast: Contrast = "brightfield"
+    response: tuple[Kind, ...] = ("linear",)
+    spherical_waves: Range | None = None
+    longitudinal_colour_um: tuple[Range, Range, Range] | None = None
     range_um: float
 
     def check(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
         """Why a frame through these optics must not be judged, or None."""
-        fits = (
-            f"this model is for NA {self.numerical_aperture[0]:.3g} to {self.numerical_aperture[1]:.3g} and "
-            f"{self.pixel_um[0]:.3g} to {self.pixel_um[1]:.3g} um per pixel in the specimen"
-        )
+        return self._check_light(optics) or self._check_camera(optics) or self._check_scale(optics)
+
+    def knows(self, optics: FrameOptics) -> bool:
+        """Whether the objective was measured, and its aberrations lie inside the ranges of this passport."""
+        waves, colour_um = optics.spherical_waves, optics.longitudinal_colour_um
+        if waves is None or colour_um is None or self.spherical_waves is None or self.longitudinal_colour_um is None:
+            return False
+        inside = map(_within, colour_um, self.longitudinal_colour_um)
+        return _within(waves, self.spherical_waves) and all(inside)
+
+    def _check_light(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
         if optics.numerical_aperture is None or optics.pixel_um is None:
             missing = "numerical aperture" if optics.numerical_aperture is None else "pixel size in the specimen"
-            return Verdict.OPTICS_UNKNOWN, f"the {missing} is not known; {fits}. State it, or use the sweep"
+            return Verdict.OPTICS_UNKNOWN, f"the {missing} is not known; {self._fits}. State it, or use the sweep"
+        if optics.contrast != self.contrast:
+            seen = f"this model is for {self.contrast}, and the board shows {optics.contrast}"
+            return Verdict.WRONG_OPTICS, f"{seen}. Install a bundle for {optics.contrast}, or use the sweep"
+        return None
+
+    def _check_camera(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
         if self.colour and not optics.colour:
             needed = "this model reads the differences between colours, and the camera is monochrome"
             return Verdict.WRONG_OPTICS, f"{needed}. Use a colour camera, a bundle for grey frames, or the sweep"
+        if optics.colour and not self.colour:
+            needed = "this model reads grey frames, and the camera sees colours"
+            return Verdict.WRONG_OPTICS, f"{needed}. Use a bundle for colour frames, or the sweep"
+        if optics.response in self.response:
+            return None
+        reads = f"this model reads {' or '.join(self.response)} frames, and the camera's response is {optics.response}"
+        if optics.response == "unknown":
+            cure = "Declare [camera.response] in the board file, or use a bundle for unknown responses, or the sweep"
+            return Verdict.OPTICS_UNKNOWN, f"{reads}. {cure}"
+        return Verdict.WRONG_OPTICS, f"{reads}. Use a bundle for {optics.response} frames, or the sweep"
+
+    def _check_scale(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
+        """Aperture, pixel and immersion; the first two are known here."""
+        assert optics.numerical_aperture is not None
+        assert optics.pixel_um is not None
         inside = (
             _within(optics.numerical_aperture, self.numerical_aperture)
             and _within(optics.pixel_um, self.pixel_um)
@@ -63,15 +103,27 @@ class Passport(_Table):
         if inside:
             return None
         here = f"NA {optics.numerical_aperture:.3g} and {optics.pixel_um:.3g} um per pixel"
-        return Verdict.WRONG_OPTICS, f"the frame has {here}; {fits}. Train or install a bundle that fits"
+        return Verdict.WRONG_OPTICS, f"the frame has {here}; {self._fits}. Train or install a bundle that fits"
+
+    @property
+    def _fits(self) -> str:
+        return (
+            f"this model is for NA {self.numerical_aperture[0]:.3g} to {self.numerical_aperture[1]:.3g} and "
+            f"{self.pixel_um[0]:.3g} to {self.pixel_um[1]:.3g} um per pixel in the specimen"
+        )
 
 
 class Input(_Table):
-    """What goes in: (N, patch, patch, 3) counts."""
+    """What goes in: (N, patch, patch, 3) counts; N is at most `patches_at_most` a frame (0: no limit).
+
+    `min_contrast` is the contrast of `patches.content` below which a patch counts as blank.
+    """
 
     name: str
     patch_px: int
     dtype: Literal["uint8"] = "uint8"
+    patches_at_most: int = 0
+    min_contrast: float = MIN_CONTRAST
 
 
 class Training(_Table):
@@ -83,8 +135,30 @@ class Training(_Table):
     commit: str
     steps: int
     duration_s: float
+    data_duration_s: float = 0.0
     device: str
     versions: dict[str, str]
+
+
+class CalibrationTable(_Table):
+    """The numbers of `estimate.Calibration` that belong to one kind of optics."""
+
+    patch_scale: float
+    floor_um: float
+    patch_share: float
+    spread_share: float
+
+
+class Calibrations(_Table):
+    """How sigma is made, behind objectives whose aberrations the board declares, and behind others."""
+
+    known: CalibrationTable
+    unknown: CalibrationTable
+
+    def which(self, known: bool, range_um: float) -> Calibration:
+        """The calibration for one or the other."""
+        table = self.known if known else self.unknown
+        return Calibration(range_um, **table.model_dump())
 
 
 class Manifest(_Table):
@@ -101,8 +175,7 @@ class Manifest(_Table):
     input: Input
     outputs: tuple[str, ...]
     passport: Passport
-    patch_sigma_scale: float
-    frame_sigma_floor_um: float
+    calibration: Calibrations
     metrics: dict[str, Any]
     training: Training
     sha256: dict[str, str]
@@ -112,10 +185,9 @@ class Manifest(_Table):
         """Name and version."""
         return f"{self.name}@{self.version}"
 
-    @property
-    def calibration(self) -> Calibration:
-        """What fusing needs to know."""
-        return Calibration(self.passport.range_um, self.patch_sigma_scale, self.frame_sigma_floor_um)
+    def calibration_for(self, optics: FrameOptics) -> Calibration:
+        """What fusing needs to know of a frame through these optics."""
+        return self.calibration.which(self.passport.knows(optics), self.passport.range_um)
 
 
 @dataclass(frozen=True)
@@ -185,18 +257,15 @@ def read(path: Path) -> ModelBundle:
 
 
 def find(name: str) -> Path:
-    """A bundle by path, or a factory bundle by name (`factory` is the first).
+    """A bundle by path, or a factory bundle by its own name; `selection` is what chooses among these.
 
     Raises:
         BundleNotFound: Neither.
     """
-    shipped = factory_bundles()
-    if name == "factory" and shipped:
-        return shipped[0]
     for path in (Path(name), FACTORY / f"{name}{SUFFIX}"):
         if path.is_file():
             return path
-    known = ", ".join(p.name[: -len(SUFFIX)] for p in shipped) or "none"
+    known = ", ".join(p.name[: -len(SUFFIX)] for p in factory_bundles()) or "none"
     raise BundleNotFound(f"there is no bundle {name!r}; give a {SUFFIX} file or a factory bundle: {known}")
 
 

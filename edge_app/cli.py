@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 At = Annotated[str, typer.Option(metavar="HOST:PORT", help="Ask this server instead of opening a board.")]
 Board = Annotated[str | None, typer.Option(help="A board by name, or a TOML file.")]
 Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.")]
-Bundle = Annotated[str | None, typer.Option(help="A factory bundle, a .parfocal file, or none.")]
+Bundle = Annotated[str | None, typer.Option(help="factory (the one that fits), its name, a .parfocal file, or none.")]
 Runtime = Annotated[str | None, typer.Option(help="An inference runtime; the fastest here by default.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of a simulated board.")]
 Strategy = Annotated[str, typer.Option(help="A focus strategy; the board's own by default.")]
@@ -197,7 +197,7 @@ def replay(
     strategy: Annotated[str, typer.Option(help="A focus strategy.")] = "sweep",
     z_step_um: Annotated[float | None, typer.Option(help="Distance between slices, um.")] = None,
     z_um: Annotated[str | None, typer.Option(metavar="A,B,...", help="Position of each slice, um.")] = None,
-    bundle: Annotated[str, typer.Option(help="A factory bundle or a .parfocal file.")] = "factory",
+    bundle: Annotated[str, typer.Option(help="factory (what fits), its name, or a .parfocal file.")] = "factory",
     as_json: Json = False,
 ) -> None:
     """Focus a recorded z-stack, once from every slice."""

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettin
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from edge_app.errors import BadSettings
-from firmware.profile import explain
+from firmware.table import explain
 
 PREFIX = "PARFOCAL_"
 _NOT_SETTINGS = frozenset({"config", "debug"})
@@ -21,9 +21,9 @@ _NOT_SETTINGS = frozenset({"config", "debug"})
 class Settings(BaseSettings):
     """What `parfocal serve` needs to know.
 
-    `bundle` is a factory bundle, a path, or "none" to serve without a model. An empty `runtime` is the
-    fastest one here, an empty `strategy` the board's own, `threads` 0 one per core. `seed` replaces the
-    simulation's.
+    `bundle` is "factory" (the one for the board's camera and objective), a factory bundle by its own name, a
+    path, or "none" to serve without a model. An empty `runtime` is the fastest one here, an empty `strategy` the
+    board's own, `threads` 0 one per core. `seed` replaces the simulation's.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)

@@ -14,9 +14,10 @@ from typing import Protocol
 
 from edge_app.errors import RuntimeFailed, UnknownStrategy
 from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
+from edge_app.linear import rgb8
 from edge_app.measures import sharpness
-from edge_app.model import Model
-from edge_app.patches import PatchGrid, RegionOfInterest, content
+from edge_app.model import Model, ModelSource
+from edge_app.patches import MIN_CONTRAST, PatchGrid, RegionOfInterest, chosen, content
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
@@ -87,11 +88,31 @@ OnLook = Callable[[int, Look, MoveTo | Settled | GiveUp], None]
 
 
 class Controller:
-    """One microscope, at most one model, and the order in which things happen."""
+    """One microscope, at most one model, and the order in which things happen.
 
-    def __init__(self, microscope: Microscope, model: Model | None) -> None:
+    With a `source` the model is looked for again when another objective is in place.
+    """
+
+    def __init__(self, microscope: Microscope, model: Model | None, source: ModelSource | None = None) -> None:
         self.microscope = microscope
         self.model = model
+        self._source = source
+
+    def select_objective(self, name: str) -> float:
+        """Note that another objective is in place, with the model for it; a model that cannot be had changes nothing.
+
+        Returns:
+            The distance moved, um.
+
+        Raises:
+            ProfileError: The board has no such objective.
+            AppError: Its model cannot be loaded.
+            AxisError: As `ZAxis.move_by`; the objective and the model are the new ones.
+        """
+        if self._source is not None:
+            optics = self.microscope.profile.frame_optics(self.microscope.objective_named(name))
+            self.model = self._source.model_for(optics, self.model)
+        return self.microscope.select_objective(name)
 
     def look(self, ask: bool = True, roi: RegionOfInterest | None = None) -> Look:
         """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one estimate.
@@ -116,10 +137,10 @@ class Controller:
         """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`."""
         watch = watch or Stopwatch()
         with watch("convert"):
-            rgb = frame.as_rgb8()
+            rgb = rgb8(frame)
             grid = PatchGrid.fit(frame.height_px, frame.width_px, roi=roi)
         with watch("reject"):
-            seen = content(rgb, grid)
+            seen = content(rgb, grid, self.model.min_contrast if self.model else MIN_CONTRAST)
             informative = seen.informative
         with watch("sharpness"):
             sharp = sharpness(rgb, grid)
@@ -129,11 +150,12 @@ class Controller:
             estimate = self._refusal(frame, grid) or screen(seen, grid)
             if estimate is None:
                 with watch("cut"):
-                    counts = grid.cut(rgb, informative)
+                    asked = chosen(seen, grid, model.patches_at_most)
+                    counts = grid.cut(rgb, asked)
                 with watch("infer"):
                     outputs = model.infer(counts)
                 with watch("fuse"):
-                    estimate = model.answer(outputs, informative, grid)
+                    estimate = model.answer(outputs, asked, grid, frame.optics)
         observation = Observation(frame.z_um, estimate, sharp, informative, frame.fresh)
         return Look(frame, observation, watch.ms)
 

@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge_app import bundle, runtime
-from edge_app.errors import AppError
+from edge_app import bundle, runtime, selection
+from edge_app.errors import AppError, BundleNotFound
 from edge_app.services import version
 from firmware import plugins
 from firmware.clock import ManualClock
 from firmware.errors import FirmwareError
+from firmware.frames import FrameOptics
 from firmware.microscope import open_microscope
 from firmware.profile import board_names, load_profile
 
@@ -129,7 +130,16 @@ def _board(name: str) -> Finding:
         plugins.load("firmware.axes", profile.axis.driver)
     except FirmwareError as error:
         return Finding("board", name, False, str(error))
-    return Finding("board", name, True, profile.description)
+    uses = [f"{objective.name}: {_model_for(profile.frame_optics(objective))}" for objective in profile.objective]
+    return Finding("board", name, True, f"{profile.description}. Models: {'; '.join(uses)}")
+
+
+def _model_for(optics: FrameOptics) -> str:
+    """The factory bundle that an objective gets, or that it gets none."""
+    try:
+        return bundle.read(selection.choose(optics)).manifest.label
+    except BundleNotFound:
+        return "none fits, use the sweep"
 
 
 def _packages() -> list[Finding]:

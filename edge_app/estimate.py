@@ -13,8 +13,12 @@ from edge_app.patches import Content, PatchGrid
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 _OUTSIDE = 1.15
-_AGREE_UM = 0.75
-_MINORITY = 0.25
+_AGREE = 0.75
+_NEAR = 0.5
+_MINORITY = 0.35
+_FEW = 3
+_ROUNDS = 6
+_LEVEL = 0.1
 
 
 class Verdict(Enum):
@@ -66,12 +70,30 @@ class DefocusEstimate:
 class Calibration:
     """What evaluation found out about a model's own sigma.
 
-    `patch_scale` multiplies it; `frame_floor_um` is the error that all patches of a frame share.
+    `patch_scale` multiplies a patch's. A frame's joins, as root of the sum of squares, `floor_um` (the error that
+    all its patches share), `patch_share` of its patches' typical sigma and `spread_share` of the standard error
+    of their median.
     """
 
     range_um: float
     patch_scale: float = 1.0
-    frame_floor_um: float = 0.0
+    floor_um: float = 0.0
+    patch_share: float = 0.0
+    spread_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network said of the patches it was asked about, all (K,).
+
+    `above` is the probability that the objective is too far, `distance_um` the distance to focus whatever the
+    side; None where the model does not say.
+    """
+
+    defocus_um: Floats
+    sigma_um: Floats
+    above: Floats | None = None
+    distance_um: Floats | None = None
 
 
 def refuse(verdict: Verdict, sentence: str, grid: PatchGrid, informative: Mask | None = None) -> DefocusEstimate:
@@ -93,42 +115,64 @@ def screen(seen: Content, grid: PatchGrid) -> DefocusEstimate | None:
 
 
 def fuse(
-    defocus_um: Floats,
-    sigma_um: Floats,
-    informative: Mask,
-    grid: PatchGrid,
-    calibration: Calibration,
-    model: str,
+    answers: Answers, informative: Mask, grid: PatchGrid, calibration: Calibration, model: str
 ) -> DefocusEstimate:
-    """Combine the informative patches' answers into one.
+    """Combine the asked patches' answers into one, for the middle of the grid.
 
     Args:
-        defocus_um: (K,) answers of the informative patches, um.
-        sigma_um: (K,) their own standard deviations, um.
-        informative: (N,) which patches of the grid were asked; K of them are True.
+        answers: Of the K patches that were asked.
+        informative: (N,) which patches of the grid these are; K of them are True.
         grid: Where the patches lie.
         calibration: Of the model.
         model: Its name, for the record.
 
-    The centre is a median weighted by 1/sigma^2 (a tilted slide and a few wrong patches do not move it); its
-    uncertainty joins the patches' spread over sqrt(K) and the error that a frame's patches share.
+    The centre is a median weighted by 1/sigma^2, freed from the slope of a tilted slide (`centre_of`): a few wrong
+    patches do not move it.
     """
-    sigma_um = sigma_um * np.float32(calibration.patch_scale)
-    weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05) ** 2, np.float32)
-    centre = weighted_median(defocus_um, weights)
-    distance = np.abs(defocus_um - centre)
-    spread = 1.4826 * weighted_median(distance, weights)
-    effective = float(weights.sum() ** 2 / (weights**2).sum())
-    sigma = float(
-        np.hypot(calibration.frame_floor_um, 1.25 * max(spread, float(np.median(sigma_um)) * 0.5) / effective**0.5)
-    )
-    verdict, sentence, centre = _judge(defocus_um, sigma_um, weights, centre, sigma, calibration.range_um)
+    sigma_um = answers.sigma_um * np.float32(calibration.patch_scale)
+    unit = calibration.range_um / 10
+    weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05 * unit) ** 2, np.float32)
+    places = places_of(informative, grid)
+    centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
+    level = answers.defocus_um - places @ slopes
+    sigma = _sigma_of_frame(np.abs(level - centre), weights, sigma_um, calibration)
+    asked = _Asked(answers, sigma_um, weights, np.asarray(level, np.float32))
+    verdict, sentence, centre = _judge(asked, centre, sigma, calibration.range_um)
     full_defocus = np.full(grid.count, np.nan, np.float32)
     full_sigma = full_defocus.copy()
-    full_defocus[informative], full_sigma[informative] = defocus_um, sigma_um
+    full_defocus[informative], full_sigma[informative] = answers.defocus_um, sigma_um
     return DefocusEstimate(
         verdict, sentence, centre, sigma, PatchMap(grid, informative, full_defocus, full_sigma), model
     )
+
+
+def places_of(informative: Mask, grid: PatchGrid) -> Floats:
+    """Where the asked patches lie, across and down, (K, 2): -1 to 1 over the longer side of the grid."""
+    index = np.flatnonzero(informative)
+    half = max(grid.rows, grid.columns) / 2
+    across = index % grid.columns - (grid.columns - 1) / 2
+    down = index // grid.columns - (grid.rows - 1) / 2
+    return np.asarray(np.stack([across, down], axis=1) / half, np.float32)
+
+
+def centre_of(values: Floats, weights: Floats, places: Floats, soft: float) -> tuple[float, NDArray[np.float64]]:
+    """The level in the middle and the slopes (2,) of the plane through the values with the least absolute error.
+
+    Iteratively reweighted least squares, the absolute error being soft within `soft`. The slopes are held towards
+    zero, the more so the less of the grid the patches cover; with three patches or fewer the plane is level.
+    """
+    level, slopes = weighted_median(values, weights), np.zeros(2)
+    if len(values) <= _FEW:
+        return level, slopes
+    design = np.concatenate([np.ones((len(values), 1)), places], axis=1)
+    for _ in range(_ROUNDS):
+        pull = weights / np.maximum(np.abs(values - level - places @ slopes), soft)
+        normal = (design * pull[:, None]).T @ design
+        normal[1, 1] += _LEVEL * pull.sum()
+        normal[2, 2] += _LEVEL * pull.sum()
+        level, *tilt = np.linalg.solve(normal, design.T @ (pull * values)).tolist()
+        slopes = np.asarray(tilt)
+    return float(level), slopes
 
 
 def weighted_median(values: Floats, weights: Floats) -> float:
@@ -139,18 +183,43 @@ def weighted_median(values: Floats, weights: Floats) -> float:
     return float(np.interp(0.5 * mass[-1], middle, values[order]))
 
 
-def _judge(
-    defocus_um: Floats, sigma_um: Floats, weights: Floats, centre: float, sigma: float, range_um: float
-) -> tuple[Verdict, str, float]:
-    size = weighted_median(np.abs(defocus_um), weights)
-    positive = float(weights[defocus_um > 0].sum() / weights.sum())
-    tolerance = np.maximum(3 * sigma_um, _AGREE_UM + 0.15 * size)
-    agreeing = float((np.abs(defocus_um - centre) <= tolerance).mean())
-    same_size = float((np.abs(np.abs(defocus_um) - size) <= tolerance).mean())
-    if size > 1.5 and min(positive, 1 - positive) > _MINORITY and same_size > 0.6:
+def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple[float, float]:
+    """What a frame's sigma is made of, um: its patches' typical sigma, and the standard error of their median.
+
+    Args:
+        distance_um: (K,) of the patches' answers from the centre.
+        weights: (K,) of the patches.
+        sigma_um: (K,) the patches' own, scaled.
+    """
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    spread = 1.4826 * weighted_median(distance_um, weights)
+    typical = float((weights @ sigma_um) / weights.sum())
+    return typical, 1.25 * max(spread, 0.5 * typical) / effective**0.5
+
+
+def _sigma_of_frame(distance_um: Floats, weights: Floats, sigma_um: Floats, calibration: Calibration) -> float:
+    typical, error = sigma_parts(np.asarray(distance_um, np.float32), weights, sigma_um)
+    parts = (calibration.floor_um, calibration.patch_share * typical, calibration.spread_share * error)
+    return float(np.sqrt(np.square(parts).sum()))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    answers: Answers
+    sigma_um: Floats
+    weights: Floats
+    level_um: Floats
+
+
+def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple[Verdict, str, float]:
+    unit, values = range_um / 10, asked.level_um
+    size, above = _distance(asked)
+    tolerance = np.maximum(3 * asked.sigma_um, _AGREE * unit + 0.15 * size)
+    agreeing = float((np.abs(values - centre) <= tolerance).mean())
+    if size > _NEAR * unit and min(above, 1 - above) > _MINORITY and _one_size(asked, size, tolerance):
         return (
             Verdict.SIGN_UNCERTAIN,
-            f"about {size:.1f} um away, but the patches do not agree on the side",
+            f"about {size:.1f} um away, but on which side does not show",
             size,
         )
     if abs(centre) + 2 * sigma > _OUTSIDE * range_um:
@@ -160,10 +229,26 @@ def _judge(
             f"perhaps farther {side} focus than the model knows (+-{range_um:.0f} um)",
             centre,
         )
-    if len(defocus_um) > 2 and agreeing < 0.5:
+    if len(values) > 2 and agreeing < 0.5:
         return (
             Verdict.DISAGREEMENT,
             f"only {agreeing:.0%} of the patches agree; the specimen may be thick",
             centre,
         )
     return Verdict.OK, "", centre
+
+
+def _distance(asked: _Asked) -> tuple[float, float]:
+    """The distance to focus whatever the side, um, and the share of opinion that it is above."""
+    answers = asked.answers
+    if answers.above is None or answers.distance_um is None:
+        size = weighted_median(np.abs(answers.defocus_um), asked.weights)
+        return size, float(asked.weights[answers.defocus_um > 0].sum() / asked.weights.sum())
+    return max(float(np.median(answers.distance_um)), 0.0), float(answers.above.mean())
+
+
+def _one_size(asked: _Asked, size: float, tolerance: Floats) -> bool:
+    """Whether the patches agree on the distance, so that only the side is in doubt."""
+    told = asked.answers.distance_um
+    distance = np.abs(asked.answers.defocus_um) if told is None else told
+    return float((np.abs(distance - size) <= tolerance).mean()) > 0.6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app import bundle as bundles
+from edge_app import selection
 from edge_app.bundle import ModelBundle
 from edge_app.errors import BundleError, RuntimeFailed
 from edge_app.estimate import DefocusEstimate, refuse
@@ -22,16 +23,27 @@ from firmware.frames import FrameOptics
 
 @dataclass(frozen=True)
 class Model:
-    """What the controller asks."""
+    """What the controller asks; `why` says why it is this one where several ship."""
 
     bundle: ModelBundle
     runtime: Runtime
     task: ModuleType
+    why: str = ""
 
     @property
     def label(self) -> str:
         """Name and version of the bundle."""
         return self.bundle.manifest.label
+
+    @property
+    def min_contrast(self) -> float:
+        """The contrast below which it counts a patch as blank."""
+        return self.bundle.manifest.input.min_contrast
+
+    @property
+    def patches_at_most(self) -> int:
+        """How many patches of a frame it is asked about; 0 for all."""
+        return self.bundle.manifest.input.patches_at_most
 
     def refuses(self, optics: FrameOptics, grid: PatchGrid) -> DefocusEstimate | None:
         """The refusal for a frame through these optics, or None if the passport accepts them."""
@@ -55,11 +67,36 @@ class Model:
         return outputs
 
     def answer(
-        self, outputs: dict[str, NDArray[np.float32]], informative: NDArray[np.bool_], grid: PatchGrid
+        self,
+        outputs: dict[str, NDArray[np.float32]],
+        informative: NDArray[np.bool_],
+        grid: PatchGrid,
+        optics: FrameOptics,
     ) -> DefocusEstimate:
-        """What the outputs for the informative patches mean, as one estimate."""
-        estimate: DefocusEstimate = self.task.answer(outputs, informative, grid, self.bundle.manifest)
+        """What the outputs for the asked patches of a frame through these optics mean, as one estimate."""
+        estimate: DefocusEstimate = self.task.answer(outputs, informative, grid, self.bundle.manifest, optics)
         return estimate
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a board's model comes from: the bundle that was asked for, or `factory`; see `selection`."""
+
+    name: str = selection.FACTORY
+    runtime: str = ""
+    threads: int = 0
+
+    def model_for(self, optics: FrameOptics, loaded: Model | None = None) -> Model:
+        """The model for these optics: the loaded one if it is that, or if no other fits better.
+
+        Raises:
+            BundleError: It is missing or damaged.
+            RuntimeFailed: No runtime can execute it as the golden outputs demand.
+        """
+        choice = selection.select(self.name, optics)
+        stays = loaded is not None and (not choice.fits or loaded.bundle.sha256 == bundles.read(choice.path).sha256)
+        model = loaded if loaded is not None and stays else open_model(choice.path, self.runtime, self.threads)
+        return replace(model, why=choice.why)
 
 
 def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:

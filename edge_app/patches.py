@@ -17,7 +17,9 @@ PATCH_PX = 224
 BIN_PX = 8
 MIN_CONTRAST = 0.012
 _DARK = 12.0
+_DIM = 24.0
 _BRIGHT = 254.0
+_FROM_BLOCK = 2
 
 
 @dataclass(frozen=True)
@@ -105,26 +107,65 @@ class Content:
     """What the patches show, before any network looks.
 
     All (N,): `contrast` is the relative spread of brightness at scales above `BIN_PX` pixels, which blur does
-    not take away; `brightness` is the mean count (0 to 255); `saturated` is the share of blown-out bins.
+    not take away, on dark ground relative to `_DIM` counts; `brightness` is the count (0 to 255) of
+    its bright parts, two deviations above the mean; `saturated` is the share of blown-out bins.
     """
 
     contrast: NDArray[np.float32]
     brightness: NDArray[np.float32]
     saturated: NDArray[np.float32]
+    min_contrast: float = MIN_CONTRAST
 
     @property
     def informative(self) -> NDArray[np.bool_]:
         """(N,) True where a patch is worth asking about."""
         usable = (self.brightness > _DARK) & (self.saturated < 0.5)
-        return (self.contrast > MIN_CONTRAST) & usable
+        return (self.contrast > self.min_contrast) & usable
 
 
-def content(rgb: NDArray[np.uint8], grid: PatchGrid) -> Content:
-    """Measure every patch of a frame (H, W, 3) uint8 in one pass over bins of 8x8 pixels."""
+def content(rgb: NDArray[np.uint8], grid: PatchGrid, min_contrast: float = MIN_CONTRAST) -> Content:
+    """Measure every patch of a frame (H, W, 3) uint8 in one pass over bins of 8x8 pixels, every other row of them.
+
+    `min_contrast` is what tells specimen from blank; a model brings its own.
+    """
     bins_high, bins_wide = grid.rows * grid.patch_px // BIN_PX, grid.columns * grid.patch_px // BIN_PX
-    bins = cv2.resize(grid.region(rgb), (bins_wide, bins_high), interpolation=cv2.INTER_AREA).astype(np.float32)
+    rows = grid.region(rgb)[::2]
+    bins = cv2.resize(rows, (bins_wide, bins_high), interpolation=cv2.INTER_AREA).astype(np.float32)
     mean = grid.per_patch(bins)
     spread = np.sqrt(np.maximum(grid.per_patch(bins * bins) - mean * mean, 0.0))
     darkest = np.minimum(np.minimum(bins[:, :, 0], bins[:, :, 1]), bins[:, :, 2])
     blown = grid.per_patch((darkest >= _BRIGHT).astype(np.float32))
-    return Content((spread / np.maximum(mean, 1.0)).max(axis=1), mean.mean(axis=1), blown)
+    bright = (mean + 2 * spread).mean(axis=1)
+    return Content((spread / np.maximum(mean, _DIM)).max(axis=1), bright, blown, min_contrast)
+
+
+def chosen(seen: Content, grid: PatchGrid, at_most: int = 0) -> NDArray[np.bool_]:
+    """Which informative patches to ask about, (N,).
+
+    All of them, unless they are more than `at_most` (0 sets no limit): then the two with most contrast in every
+    block of two by two, or in larger blocks where these are too many, so that they stay spread over the frame.
+    """
+    informative = seen.informative
+    if not at_most or int(informative.sum()) <= at_most:
+        return informative
+    side = _block(grid, at_most)
+    rank = np.where(informative, seen.contrast, -1.0).reshape(grid.rows, grid.columns)
+    rank = np.pad(rank, ((0, -grid.rows % side), (0, -grid.columns % side)), constant_values=-1.0)
+    high, wide = rank.shape[0] // side, rank.shape[1] // side
+    blocks = rank.reshape(high, side, wide, side).swapaxes(1, 2).reshape(high * wide, -1)
+    best = np.argsort(-blocks, axis=1, kind="stable")[:, : min(_FROM_BLOCK, at_most)]
+    keep = np.zeros(blocks.shape, bool)
+    np.put_along_axis(keep, best, True, axis=1)
+    keep &= blocks >= 0
+    kept = keep.reshape(high, wide, side, side).swapaxes(1, 2).reshape(rank.shape)
+    return np.ascontiguousarray(kept[: grid.rows, : grid.columns]).ravel()
+
+
+def _block(grid: PatchGrid, at_most: int) -> int:
+    """The side of the smallest blocks, in patches, that leave no more than `at_most` of the grid."""
+    side = 2
+    while _FROM_BLOCK * -(-grid.rows // side) * -(-grid.columns // side) > at_most and side < max(
+        grid.rows, grid.columns
+    ):
+        side += 1
+    return side

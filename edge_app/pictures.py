@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.estimate import PatchMap
+from edge_app.linear import rgb8
 from edge_app.patches import PatchGrid
-from firmware.frames import Pixels
+from firmware.frames import Frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 _WIDE_IN = 8.0
 
 
-def png(pixels: Pixels, max_px: int = 0) -> bytes:
-    """(H, W, 3) RGB or (H, W) grey as PNG of the same depth; longer side at most `max_px`, 0 for all."""
-    longer = max(pixels.shape[:2])
-    shown: NDArray[Any] = pixels
+def png(frame: Frame, max_px: int = 0) -> bytes:
+    """A frame as PNG: as the camera gave it, in its own depth, but a raw mosaic with its colours filled in.
+
+    The longer side is at most `max_px`; 0 for all.
+    """
+    shown: NDArray[Any] = rgb8(frame) if frame.response.kind == "raw" else frame.pixels
+    longer = max(shown.shape[:2])
     if 0 < max_px < longer:
-        high, wide = (max(1, round(side * max_px / longer)) for side in pixels.shape[:2])
+        high, wide = (max(1, round(side * max_px / longer)) for side in shown.shape[:2])
         shown = cv2.resize(shown, (wide, high), interpolation=cv2.INTER_AREA)
     bgr = shown if shown.ndim == 2 else cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
     ok, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])

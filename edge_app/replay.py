@@ -10,11 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge_app.bundle import find
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import UnknownStrategy
 from edge_app.measures import sharpness
-from edge_app.model import open_model
+from edge_app.model import ModelSource
 from edge_app.patches import PatchGrid
 from firmware import plugins
 from firmware.clock import ManualClock
@@ -53,7 +52,8 @@ def replay(
     """
     profile = replay_profile(stack, z_um, z_step_um)
     recorded = open_stack(stack, z_um, z_step_um)
-    model = open_model(find(bundle)) if _needs_model(strategy) else None
+    optics = profile.frame_optics(profile.objective[0])
+    model = ModelSource(bundle).model_for(optics) if _needs_model(strategy) else None
     starts = []
     with open_microscope(profile, ManualClock()) as microscope:
         controller = Controller(microscope, model)

@@ -15,11 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_app.appliance import Appliance
-from edge_app.bundle import find
 from edge_app.config import Settings
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import AddressInUse, BadSettings
-from edge_app.model import open_model
+from edge_app.model import ModelSource
 from edge_app.services import FocusService, MicroscopeService, ModelService, SimulationService
 from edge_app.statuses import status_of
 from edge_app.stubs.parfocal.v1 import (
@@ -57,10 +56,11 @@ def assemble(settings: Settings, clock: Clock | None = None) -> Appliance:
         FirmwareError: The board file is wrong or a device does not answer.
     """
     profile = _profile(settings)
-    model = None
-    if settings.bundle != NO_MODEL:
-        model = open_model(find(settings.bundle), settings.runtime, settings.threads)
-    return Appliance(Controller(open_microscope(profile, clock), model))
+    if settings.bundle == NO_MODEL:
+        return Appliance(Controller(open_microscope(profile, clock), None))
+    source = ModelSource(settings.bundle, settings.runtime, settings.threads)
+    model = source.model_for(profile.frame_optics(profile.objective[0]))
+    return Appliance(Controller(open_microscope(profile, clock), model, source))
 
 
 def serve(settings: Settings, ready: Ready) -> None:

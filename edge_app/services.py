@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from edge_app import bundle as bundles
-from edge_app import wire
+from edge_app import selection, wire
 from edge_app.appliance import Appliance
 from edge_app.bridge import at_rest_after, run, stop
 from edge_app.controller import STRATEGIES, Controller, Look, Outcome
@@ -35,6 +35,7 @@ from firmware.simulation import World
 
 MEASURE_PX = 1024
 _NEAR_UM = 0.1
+_NO_MODEL = "served without a model; start with --bundle factory to have one"
 _TRIES = 3
 
 
@@ -61,7 +62,7 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
         del context
         look = await asyncio.wrap_future(self._appliance.measure(wire.region_from(request)))
         assert look.seen.estimate is not None
-        picture = await asyncio.to_thread(png, look.frame.pixels, MEASURE_PX) if request.with_image else None
+        picture = await asyncio.to_thread(png, look.frame, MEASURE_PX) if request.with_image else None
         return focus_pb2.MeasureReply(
             estimate=wire.estimate_to(look.seen.estimate, look.frame, request.with_map),
             sharpness=wire.mean_sharpness(look),
@@ -112,7 +113,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         model = self._appliance.controller.model
         if model is not None:
             reply.runtime = model.runtime.name
-            self._name_model(reply)
+        self._name_model(reply)
         return reply
 
     async def Capture(self, request: microscope_pb2.CaptureRequest, context: Any) -> microscope_pb2.CaptureReply:
@@ -121,13 +122,13 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         look = await asyncio.wrap_future(self._appliance.measure(ask=False))
         frame = look.frame
         return microscope_pb2.CaptureReply(
-            image_png=await asyncio.to_thread(png, frame.pixels, request.max_px),
+            image_png=await asyncio.to_thread(png, frame, request.max_px),
             z_um=frame.z_um,
             captured_at_s=frame.captured_at_s,
             exposure_ms=frame.exposure_ms,
             width_px=frame.width_px,
             height_px=frame.height_px,
-            channels=1 if frame.pixels.ndim == 2 else 3,
+            channels=frame.channels,
         )
 
     async def GetPosition(
@@ -172,7 +173,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
     ) -> microscope_pb2.SelectObjectiveReply:
         """Note that another objective is in place."""
         del context
-        await run(self._appliance, "objective", lambda c: c.microscope.select_objective(request.name))
+        await run(self._appliance, "objective", lambda c: c.select_objective(request.name))
         reply = microscope_pb2.SelectObjectiveReply(
             objective=wire.objective_to(self._microscope, self._microscope.objective),
             z_um=self._microscope.axis.z_um,
@@ -186,9 +187,15 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         return await _stop(self._appliance)
 
     def _name_model(self, reply: microscope_pb2.DescribeReply | microscope_pb2.SelectObjectiveReply) -> None:
-        model, scope = self._appliance.controller.model, self._microscope
-        if model and not model.bundle.manifest.passport.check(scope.profile.frame_optics(scope.objective)):
-            reply.model = model.label
+        model = self._appliance.controller.model
+        if model is None:
+            reply.why_model = _NO_MODEL
+            return
+        refusal = model.bundle.manifest.passport.check(self._microscope.optics)
+        if refusal is None:
+            reply.model, reply.why_model = model.label, model.why
+        else:
+            reply.why_model = f"{model.label} refuses: {refusal[1]}"
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
@@ -200,19 +207,19 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def List(self, request: models_pb2.ListRequest, context: Any) -> models_pb2.ListReply:
         """The factory bundles and the one in use."""
         del request, context
-        scope = self._appliance.controller.microscope
-        optics = scope.profile.frame_optics(scope.objective)
-        found = await asyncio.to_thread(self._bundles)
-        models = [wire.model_to(bundle, optics) for bundle in found]
-        return models_pb2.ListReply(models=sorted(models, key=lambda m: (m.name, m.version)))
+        found = await asyncio.to_thread(self._models)
+        return models_pb2.ListReply(models=sorted(found, key=lambda m: (m.name, m.version)))
 
-    def _bundles(self) -> list[bundles.ModelBundle]:
-        loaded = self._appliance.controller.model
-        found = {} if loaded is None else {loaded.bundle.sha256: loaded.bundle}
-        for path in bundles.factory_bundles():
-            bundle = bundles.read(path)
-            found[bundle.sha256] = bundle
-        return list(found.values())
+    def _models(self) -> list[models_pb2.Model]:
+        controller = self._appliance.controller
+        optics = controller.microscope.optics
+        shipped = [bundles.read(path) for path in bundles.factory_bundles()]
+        best = selection.preferred([bundle.manifest for bundle in shipped], optics)
+        found = [wire.model_to(bundle, optics, index == best) for index, bundle in enumerate(shipped)]
+        loaded = controller.model
+        if loaded is not None and loaded.bundle.sha256 not in {bundle.sha256 for bundle in shipped}:
+            found.append(wire.model_to(loaded.bundle, optics, preferred=False))
+        return found
 
 
 class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):

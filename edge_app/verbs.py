@@ -98,7 +98,7 @@ def print_models(reply: models_pb2.ListReply, out: Console) -> None:
         out.print("no model is installed; the strategy sweep works without one")
         return
     name = Column("model", no_wrap=True)
-    table = Table(name, "task", "NA", "um per pixel", "range, um", "KB", "fits this board")
+    table = Table(name, "task", "NA", "um per pixel", "range, um", "reads", "KB", "fits this board")
     for model in reply.models:
         optics = model.optics
         table.add_row(
@@ -107,8 +107,9 @@ def print_models(reply: models_pb2.ListReply, out: Console) -> None:
             f"{optics.numerical_aperture_low:.2f} to {optics.numerical_aperture_high:.2f}",
             f"{optics.pixel_low_um:.3f} to {optics.pixel_high_um:.3f}",
             f"+-{optics.range_um:.0f}",
+            f"{optics.contrast}, {' or '.join(optics.responses)} {'colour' if optics.colour else 'grey'}",
             f"{model.size_bytes / 1e3:.0f}",
-            "yes" if model.fits_this_board else model.why_not,
+            "yes, and is its choice" if model.preferred else "yes" if model.fits_this_board else model.why_not,
         )
     out.print(table)
 

@@ -149,6 +149,7 @@ def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope
         height_px=microscope.camera.shape[0],
         bit_depth=profile.camera.bits,
         colour=profile.camera.colour,
+        response=profile.camera.response.kind,
     )
     reply = microscope_pb2.DescribeReply(
         board=profile.name,
@@ -166,13 +167,14 @@ def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope
         ),
         strategies=strategies,
         is_simulated=microscope.world is not None,
+        contrast=profile.contrast,
     )
     if microscope.world is not None:
         reply.world.update(microscope.world.describe())
     return reply
 
 
-def model_to(bundle: ModelBundle, optics: FrameOptics) -> models_pb2.Model:
+def model_to(bundle: ModelBundle, optics: FrameOptics, preferred: bool) -> models_pb2.Model:
     """An installed model, and whether it may judge frames through these optics."""
     manifest = bundle.manifest
     refusal = manifest.passport.check(optics)
@@ -188,6 +190,7 @@ def model_to(bundle: ModelBundle, optics: FrameOptics) -> models_pb2.Model:
         fits_this_board=refusal is None,
         why_not=None if refusal is None else refusal[1],
         manifest_json=manifest.model_dump_json(),
+        preferred=preferred,
     )
 
 
@@ -227,6 +230,9 @@ def _passport_to(manifest: Manifest) -> models_pb2.OpticsPassport:
         pixel_low_um=passport.pixel_um[0],
         pixel_high_um=passport.pixel_um[1],
         range_um=passport.range_um,
+        responses=passport.response,
+        contrast=passport.contrast,
+        colour=passport.colour,
     )
 
 

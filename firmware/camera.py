@@ -83,6 +83,7 @@ class Camera(ABC):
             fresh=fresh,
             board=self._board,
             optics=optics,
+            response=self.profile.response,
             settings=exposure.settings,
         )
 
@@ -96,13 +97,13 @@ class Camera(ABC):
 
     def _checked(self, pixels: Any) -> Pixels:
         """The pixels, if they are what the profile promises: (H, W, 3) or (H, W), 8 or 16 bit."""
-        wanted = (*self.shape, 3) if self.profile.colour else self.shape
+        wanted = self.profile.frame_shape
         kind = np.uint8 if self.profile.bits == 8 else np.uint16
         if not isinstance(pixels, np.ndarray) or pixels.shape != wanted or pixels.dtype != kind:
             found = f"{pixels.shape} {pixels.dtype}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise CameraError(
                 f"the camera driver {self.profile.driver!r} gave {found} where the board file promises "
-                f"{wanted} {np.dtype(kind)}; correct width_px, height_px, colour or bits in [camera]"
+                f"{wanted} {np.dtype(kind)}; correct width_px, height_px, colour, bits or response in [camera]"
             )
         return cast("Pixels", pixels)
 

@@ -9,7 +9,7 @@ from firmware import plugins
 from firmware.camera import Camera
 from firmware.clock import Clock, SystemClock
 from firmware.errors import ProfileError
-from firmware.frames import Frame
+from firmware.frames import Frame, FrameOptics
 from firmware.profile import BoardProfile, Objective
 from firmware.simulation import World
 from firmware.zaxis import Travel, ZAxis
@@ -31,14 +31,30 @@ class Microscope:
 
         Raises as `Camera.capture`.
         """
-        optics = self.profile.frame_optics(self.objective)
         not_before_s = max(self.axis.at_rest_since_s, self.clock.now_s())
-        return self.camera.capture(not_before_s, self.axis.z_at, optics)
+        return self.camera.capture(not_before_s, self.axis.z_at, self.optics)
 
     def job_travel(self) -> Travel:
         """The travel that one job may use from here."""
         focus = self.profile.focus
         return self.axis.travel(focus.towards_um, focus.away_um, focus.path_um)
+
+    @property
+    def optics(self) -> FrameOptics:
+        """What a frame through the objective in place carries along."""
+        return self.profile.frame_optics(self.objective)
+
+    def objective_named(self, name: str) -> Objective:
+        """One of the board's objectives.
+
+        Raises:
+            ProfileError: The board has no such objective.
+        """
+        known = {o.name: o for o in self.profile.objective}
+        if name not in known:
+            has = ", ".join(known)
+            raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {has}")
+        return known[name]
 
     def select_objective(self, name: str) -> float:
         """Note that another objective is in place and go by the difference of the parfocal offsets.
@@ -50,12 +66,9 @@ class Microscope:
             ProfileError: The board has no such objective.
             AxisError: As `ZAxis.move_by`.
         """
-        known = {o.name: o for o in self.profile.objective}
-        if name not in known:
-            has = ", ".join(known)
-            raise ProfileError(f"board {self.profile.name!r} has no objective {name!r}; it has: {has}")
-        difference_um = known[name].parfocal_offset_um - self.objective.parfocal_offset_um
-        self.objective = known[name]
+        wanted = self.objective_named(name)
+        difference_um = wanted.parfocal_offset_um - self.objective.parfocal_offset_um
+        self.objective = wanted
         if self.world is not None:
             self.world.choose_objective(name)
         if difference_um:

@@ -1,16 +1,15 @@
-"""The light: from what a specimen absorbs to the counts of a camera, at any defocus (pure functions).
+"""The light: from what a thin specimen sends to the objective to what pixels see, at any defocus (pure).
 
-Incoherent bright field. The specimen is a thin transmission exp(-absorbance). Each wavelength has a
-circularly symmetric pupil with exact (not paraxial) defocus, primary spherical aberration and longitudinal
-colour; its optical transfer function (OTF) multiplies the specimen's spectrum; the pixel integrates; the
-sensor samples, mixes colours, adds shot and read noise, and quantises.
+Each wavelength has a circularly symmetric pupil with exact (not paraxial) defocus, spherical aberration and
+longitudinal colour. In incoherent light its optical transfer function (OTF) multiplies the specimen's
+spectrum; the pixel integrates, and sampling folds. `coherence.py` does partially coherent light.
 
 Defocus is positive when the objective is farther from the specimen than in focus, in um of objective
 travel, zero where green (535 nm) has its best Strehl ratio.
 
 Source: J. W. Goodman, Introduction to Fourier Optics, chapters 6 (OTF, aberrations) and 7; the Hankel pair
-for symmetric pupils is his section 2.1. Exact defocus phase: S. F. Gibson and F. Lanni, JOSA A 8, 1601
-(1991).
+for symmetric pupils is his section 2.1. Exact defocus and coverslip phase: S. F. Gibson and F. Lanni, JOSA
+A 8, 1601 (1991).
 """
 
 from __future__ import annotations
@@ -45,6 +44,9 @@ class Optics:
     `longitudinal_colour_um` are the focus shifts of the red, green and blue channel centres (positive: that
     colour focuses farther from the specimen); lines between are interpolated over wavelength.
     `spherical_waves` is Seidel's W040 in waves at 535 nm. `lines_nm` are the wavelengths of R, G, B.
+    `coverslip_error_um` is how much thicker the coverslip is than the objective expects, of glass with
+    `coverslip_index`. `condenser_ratio` is the condenser's aperture over the objective's, 0 to 1; 0 stands for
+    incoherent light, for which alone `PupilTable.radial_otf` and `image` hold.
     """
 
     numerical_aperture: float = 0.75
@@ -53,6 +55,13 @@ class Optics:
     spherical_waves: float = 0.15
     longitudinal_colour_um: tuple[float, float, float] = (0.5, 0.0, -0.4)
     lines_nm: tuple[tuple[float, ...], ...] = ((610.0, 630.0), (525.0, 545.0), (450.0, 470.0))
+    coverslip_error_um: float = 0.0
+    coverslip_index: float = 1.515
+    condenser_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.condenser_ratio <= 1.0:
+            raise ValueError(f"a condenser ratio of {self.condenser_ratio:g} lies outside 0 to 1")
 
     @property
     def shortest_um(self) -> float:
@@ -63,6 +72,13 @@ class Optics:
     def cutoff_per_um(self) -> float:
         """The highest spatial frequency any colour passes, 2 NA / lambda, in cycles per um."""
         return 2.0 * self.numerical_aperture / self.shortest_um
+
+    @property
+    def coverslip_spread_um(self) -> float:
+        """How far apart in depth the coverslip's error lets axial and marginal rays focus, in um."""
+        na, n, glass = self.numerical_aperture, self.immersion_index, self.coverslip_index
+        marginal = math.sqrt((n * n - na * na) / (glass * glass - na * na))
+        return abs(self.coverslip_error_um * (n / glass - marginal))
 
     def line_shifts_um(self) -> tuple[tuple[float, ...], ...]:
         """Focus shift of every line, by its wavelength, in um."""
@@ -76,26 +92,6 @@ class Optics:
 def _extrapolate(at: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     k = int(np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2))
     return float(y[k] + (y[k + 1] - y[k]) * (at - x[k]) / (x[k + 1] - x[k]))
-
-
-@dataclass(frozen=True)
-class Sensor:
-    """A camera as a counter of photons.
-
-    `exposure` is the share of full scale that clear glass reaches; `gains` are the channels' relative
-    responses; `crosstalk[i][j]` is the share of channel j that channel i sees. Charge is in electrons.
-    """
-
-    full_well_e: float = 9000.0
-    read_noise_e: float = 8.0
-    exposure: float = 0.82
-    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    crosstalk: tuple[tuple[float, float, float], ...] = (
-        (0.90, 0.08, 0.02),
-        (0.06, 0.88, 0.06),
-        (0.02, 0.10, 0.88),
-    )
-    bits: int = 8
 
 
 def bessel_j0(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,6 +129,7 @@ class PupilTable:
         na, n = optics.numerical_aperture, optics.immersion_index
         self._shifts = optics.line_shifts_um()
         farthest = reach_um + max(abs(s) for shifts in self._shifts for s in shifts) + 1.0
+        farthest += optics.coverslip_spread_um
         radius = spread_um(farthest, na, n) + _TAIL_UM * max(1.0, 0.72 / na)
         depth_cycles = farthest * (n - math.sqrt(n * n - na * na)) / optics.shortest_um
         cycles = depth_cycles + radius * na / optics.shortest_um
@@ -161,7 +158,7 @@ class PupilTable:
     def _channel(self, z: NDArray[np.float64], lines: tuple[float, ...], shifts: tuple[float, ...]) -> Floats:
         total = np.zeros((len(z), _FREQUENCIES), np.float32)
         for line, shift in zip(lines, shifts, strict=True):
-            phase = self._phase(z + self._zero_um - shift, line)
+            phase = self._phase(z + self._zero_um - shift, line, self._rho)
             pupil = (self._measure * np.exp(1j * phase)).astype(np.complex64)
             field = pupil.real @ self._to_field[line] + 1j * (pupil.imag @ self._to_field[line])
             psf = field.real**2 + field.imag**2
@@ -169,17 +166,53 @@ class PupilTable:
             total += otf / otf[:, :1]
         return total / np.float32(len(lines))
 
-    def _phase(self, z: NDArray[np.float64], line_nm: float) -> NDArray[np.float64]:
-        na, n, rho = self.optics.numerical_aperture, self.optics.immersion_index, self._rho
-        path_um = np.outer(z, np.sqrt(n * n - (na * rho) ** 2) - n)
+    def pupil_phase(
+        self, defocus_um: NDArray[np.float64], line_nm: float, rho: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Phase of one line's wave in the pupil, in radians.
+
+        Args:
+            defocus_um: (Z,) counted from this line's own focus: subtract its `line_shifts_um`.
+            line_nm: Wavelength.
+            rho: (P,) places in the pupil, 0 in the middle and 1 at the edge.
+
+        Returns:
+            (Z, P).
+        """
+        return self._phase(defocus_um + self._zero_um, line_nm, rho)
+
+    def _phase(self, z: NDArray[np.float64], line_nm: float, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        path_um = np.outer(z, self._defocus_path(rho))
         aberration_um = self.optics.spherical_waves * GREEN_NM * 1e-3 * rho**4
+        if self.optics.coverslip_error_um:
+            aberration_um = aberration_um + self.optics.coverslip_error_um * self._coverslip_path(rho)
         return 2 * np.pi / (line_nm * 1e-3) * (path_um + aberration_um)
+
+    def _defocus_path(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Optical path per um of defocus, relative to the axis."""
+        na, n = self.optics.numerical_aperture, self.optics.immersion_index
+        return np.asarray(np.sqrt(n * n - (na * rho) ** 2) - n)
+
+    def _coverslip_path(self, rho: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Optical path per um of excess coverslip, which displaces immersion, relative to the axis."""
+        na, glass = self.optics.numerical_aperture, self.optics.coverslip_index
+        return np.asarray(np.sqrt(glass * glass - (na * rho) ** 2) - glass - self._defocus_path(rho))
 
     def _best_green_um(self) -> float:
         span = 1.5 * depth_of_field_um(self.optics.numerical_aperture, self.optics.immersion_index)
         z = np.linspace(-span, span, 601)
-        strehl = np.abs(np.exp(1j * self._phase(z, GREEN_NM)) @ self._measure)
+        if self.optics.coverslip_error_um:
+            z = self._balance_um() + np.linspace(-1, 1, 1201) * (span + 0.5 * self.optics.coverslip_spread_um)
+        strehl = np.abs(np.exp(1j * self._phase(z, GREEN_NM, self._rho)) @ self._measure)
         return float(z[int(np.argmax(strehl))])
+
+    def _balance_um(self) -> float:
+        """The defocus that cancels most of the coverslip's path, by least squares over the pupil's area."""
+        path, cover = self._defocus_path(self._rho), self._coverslip_path(self._rho)
+        path = path - np.average(path, weights=self._measure)
+        return -self.optics.coverslip_error_um * float(
+            np.average(path * cover, weights=self._measure) / np.average(path * path, weights=self._measure)
+        )
 
 
 def fine_ratio(optics: Optics) -> tuple[int, int]:
@@ -249,11 +282,10 @@ def image(transmission: Floats, table: PupilTable, otf: Floats) -> Floats:
     Returns:
         (C, m, m) float32 mean transmission per pixel, m = n * a / b.
     """
-    optics = table.optics
-    a, b = fine_ratio(optics)
+    a, b = fine_ratio(table.optics)
     n = transmission.shape[-1]
     m = n // b * a
-    index, pixel = _grid(n, optics.pixel_um * a / b, optics.cutoff_per_um, optics.pixel_um)
+    index, _ = _grid(n, *_scale(table.optics))
     fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
     result = np.empty((transmission.shape[0], m, m), np.float32)
     for c in range(transmission.shape[0]):
@@ -261,24 +293,27 @@ def image(transmission: Floats, table: PupilTable, otf: Floats) -> Floats:
         radial = np.append(dense, 0.0).astype(np.float32)
         spectrum = np.fft.rfft2(transmission[c]).astype(np.complex64, copy=False)
         spectrum *= radial[index]
-        spectrum *= pixel
-        result[c] = np.fft.irfft2(_fold(spectrum, m), s=(m, m))
-    return result * np.float32((m / n) ** 2)
+        result[c] = sampled(spectrum, table.optics)
+    return result
 
 
-def expose(light: Floats, sensor: Sensor, rng: np.random.Generator) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Turn mean transmission (3, H, W) into counts (H, W, 3): colour mixing, noise, quantisation.
+def sampled(spectrum: NDArray[np.complex64], optics: Optics) -> Floats:
+    """Integrate light over the pixels and sample it.
 
-    Shot noise is Gaussian with the Poisson variance, which is exact enough above some ten electrons.
+    Args:
+        spectrum: (n, n/2+1) complex64 half spectrum on the fine pitch of `fine_ratio`; it is used up.
+        optics: For pitch and pixel.
+
+    Returns:
+        (m, m) float32, m = n * a / b.
     """
-    mix = np.asarray(sensor.crosstalk, np.float32) * np.asarray(sensor.gains, np.float32)[:, None]
-    charge: Floats = np.tensordot(light, mix * np.float32(sensor.full_well_e * sensor.exposure), axes=([0], [1]))
-    np.maximum(charge, 0.0, out=charge)
-    noise: Floats = rng.standard_normal(charge.shape, dtype=np.float32)
-    noise *= np.sqrt(charge + np.float32(sensor.read_noise_e**2))
-    charge += noise
-    full = float(2**sensor.bits - 1)
-    charge *= np.float32(full / sensor.full_well_e)
-    charge += np.float32(0.5)
-    np.clip(charge, 0.0, full, out=charge)
-    return charge.astype(np.uint8) if sensor.bits <= 8 else charge.astype(np.uint16)
+    a, b = fine_ratio(optics)
+    n = spectrum.shape[0]
+    m = n // b * a
+    spectrum *= _grid(n, *_scale(optics))[1]
+    return np.asarray(np.fft.irfft2(_fold(spectrum, m), s=(m, m)), np.float32) * np.float32((m / n) ** 2)
+
+
+def _scale(optics: Optics) -> tuple[float, float, float]:
+    a, b = fine_ratio(optics)
+    return optics.pixel_um * a / b, optics.cutoff_per_um, optics.pixel_um

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from firmware.errors import ProfileError
-from firmware.frames import FrameOptics
+from firmware.frames import Contrast, FrameOptics
 from firmware.optics import depth_of_field_um
+from firmware.response import UNDECLARED, Response
+from firmware.table import Table, explain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,20 +22,20 @@ else:
 BOARDS = Path(__file__).parent / "boards"
 
 
-class Table(BaseModel):
-    """One table of a board file: immutable, unknown keys refused, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class Objective(Table):
-    """One objective; `magnification` and `numerical_aperture` may be unknown (a recording without them)."""
+    """One objective; `magnification` and `numerical_aperture` may be unknown (a recording without them).
+
+    `spherical_waves` (Seidel's W040 at 535 nm) and `longitudinal_colour_um` (where red, green and blue focus,
+    positive: farther from the specimen) are given once they have been measured.
+    """
 
     name: str
     magnification: float | None = Field(default=None, gt=0)
     numerical_aperture: float | None = Field(default=None, gt=0, lt=1.6)
     immersion_index: float = Field(default=1.0, ge=1.0, le=1.7)
     parfocal_offset_um: float = 0.0
+    spherical_waves: float | None = None
+    longitudinal_colour_um: tuple[float, float, float] | None = None
 
     @property
     def depth_of_field_um(self) -> float | None:
@@ -44,7 +46,10 @@ class Objective(Table):
 
 
 class CameraProfile(Table):
-    """A camera: `pixel_um` is the pitch on the sensor; `options` go to the driver, which checks them."""
+    """A camera: `pixel_um` is the pitch on the sensor; `options` go to the driver, which checks them.
+
+    `response` says what the driver hands over: a mosaic (H, W) where it is raw, else (H, W, 3) or grey (H, W).
+    """
 
     driver: str
     width_px: int = Field(gt=0)
@@ -55,7 +60,25 @@ class CameraProfile(Table):
     exposure_ms: float = Field(default=8.0, gt=0)
     timeout_ms: float = Field(default=4000.0, gt=0)
     flush_frames: int = Field(default=8, ge=1)
-    options: dict[str, Any] = {}
+    response: Response = UNDECLARED
+    options: dict[str, Any] = Field(default={})
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """(H, W, 3) for colour, (H, W) for grey and for a mosaic."""
+        planes = (3,) if self.colour and self.response.kind != "raw" else ()
+        return (self.height_px, self.width_px, *planes)
+
+    @model_validator(mode="after")
+    def _can_respond_so(self) -> CameraProfile:
+        full = 2**self.bits - 1
+        if self.response.kind == "raw" and not self.colour:
+            raise ValueError('a raw response needs colour = true; grey counts in proportion to light are "linear"')
+        if self.response.kind == "tone" and self.bits != 8:
+            raise ValueError(f"a tone curve needs frames of 8 bits, not {self.bits}; take 8 bits, or raw frames")
+        if self.response.black_level >= full:
+            raise ValueError(f"response.black_level must lie below full scale, {full} counts")
+        return self
 
 
 class AxisProfile(Table):
@@ -77,7 +100,7 @@ class AxisProfile(Table):
     settle_ms: float = Field(default=80.0, ge=0)
     speed_um_s: float = Field(default=400.0, gt=0)
     blind_um: float = Field(default=5.0, gt=0)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _ordered(self) -> AxisProfile:
@@ -101,10 +124,11 @@ class FocusProfile(Table):
 
 
 class BoardProfile(Table):
-    """Everything that is particular about one board."""
+    """Everything that is particular about one board; `contrast` is how the specimen is made visible."""
 
     name: str
     description: str
+    contrast: Contrast = "brightfield"
     objective: tuple[Objective, ...] = Field(min_length=1)
     camera: CameraProfile
     axis: AxisProfile
@@ -127,6 +151,10 @@ class BoardProfile(Table):
             immersion_index=objective.immersion_index,
             objective=objective.name,
             colour=self.camera.colour,
+            response=self.camera.response.kind,
+            contrast=self.contrast,
+            spherical_waves=objective.spherical_waves,
+            longitudinal_colour_um=objective.longitudinal_colour_um,
         )
 
 
@@ -153,15 +181,3 @@ def load_profile(name: str) -> BoardProfile:
 def board_names() -> list[str]:
     """The boards that ship."""
     return sorted(p.stem for p in BOARDS.glob("*.toml"))
-
-
-def explain(error: ValidationError) -> str:
-    """Pydantic's findings as one line a maker understands."""
-    findings = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "file"
-        what = item["msg"]
-        if item["type"] == "extra_forbidden":
-            what = "unknown key; check its spelling or remove it"
-        findings.append(f"{where}: {what}")
-    return "; ".join(findings)

@@ -10,65 +10,23 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from firmware.clock import Clock
 from firmware.errors import ProfileError
+from firmware.flaws import SimulationTable, unknown_kind
 from firmware.frames import Pixels
-from firmware.optics import Optics, PupilTable, Sensor, depth_of_field_um
-from firmware.profile import BoardProfile, Table, explain
-from firmware.rendering import Slide, make_slide, render
+from firmware.optics import Optics, PupilTable, depth_of_field_um
+from firmware.processing import process
+from firmware.profile import BoardProfile
+from firmware.rendering import Field, Slide, make_slide, render
 from firmware.specimens import KINDS
+from firmware.table import explain
 
 _REACH_UM = 60.0
-
-
-class SimulationTable(Table):
-    """The flaws of a simulated board; zero switches one off.
-
-    Lengths in um of objective travel. `kinds` are the shares of the specimens. `tilt_x_um` and `tilt_y_um`
-    are the slide's rise from edge to edge of the frame. `backlash_um` is the screw's play;
-    `motor_direction` is which way it turns for a positive step. `lost_step_chance`
-    is per leg of a move. `stale_frames` is how many frames the camera's pipeline holds back.
-    `field_height_um` is the spread of focus from field to field.
-    """
-
-    seed: int = Field(default=0, ge=0)
-    kinds: dict[str, float] = Field(default={"tissue": 0.65, "smear": 0.25, "sparse": 0.10})
-    spherical_waves: float = 0.15
-    longitudinal_colour_um: tuple[float, float, float] = (0.5, 0.0, -0.4)
-    exposure: float = Field(default=0.82, gt=0, le=2.0)
-    full_well_e: float = Field(default=9000.0, gt=0)
-    read_noise_e: float = Field(default=8.0, ge=0)
-    field_height_um: float = Field(default=3.0, ge=0)
-    tilt_x_um: float = 0.0
-    tilt_y_um: float = 0.0
-    drift_um_per_min: float = 0.0
-    backlash_um: float = Field(default=0.0, ge=0)
-    motor_direction: Literal[1, -1] = 1
-    scale_error: float = Field(default=0.0, gt=-0.5, lt=0.5)
-    lost_step_chance: float = Field(default=0.0, ge=0, le=1)
-    lost_step_um: float = Field(default=0.0, ge=0)
-    vibration_um: float = Field(default=0.0, ge=0)
-    vibration_hz: float = Field(default=35.0, gt=0)
-    vibration_decay_ms: float = Field(default=40.0, gt=0)
-    stale_frames: int = Field(default=0, ge=0, le=16)
-
-    @field_validator("kinds")
-    @classmethod
-    def _shares(cls, kinds: dict[str, float]) -> dict[str, float]:
-        for kind in kinds.keys() - KINDS.keys():
-            raise ValueError(_unknown(kind))
-        if min(kinds.values(), default=0.0) < 0.0 or not sum(kinds.values()) > 0.0:
-            raise ValueError("the shares must not be negative, and one must be above zero")
-        return kinds
-
-
-def _unknown(kind: str) -> str:
-    return f"unknown specimen kind {kind!r}; known: {', '.join(KINDS)}"
 
 
 def read_simulation(profile: BoardProfile) -> SimulationTable:
@@ -120,7 +78,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a frame depends on, caught at mid-exposure; rendering it can wait, or never happen."""
+    """Everything a frame depends on, caught at mid-exposure; rendering it can wait, or never happen.
+
+    `defocus_um` is that of the slide's height 0 in the middle of the field.
+    """
 
     field: int
     kind: str
@@ -145,9 +106,15 @@ class World:
         self._forced: dict[int, str] = {}
         self._exposures = 0
         self._lock = threading.Lock()
-        self._slide: tuple[tuple[int, str, str], Slide] | None = None
+        self._slide: tuple[tuple[int, str, str], Slide, float] | None = None
         self._pupils: dict[str, PupilTable] = {}
         self._objective = profile.objective[0]
+        self._sensor, self._processing = self.table.camera(profile.camera)
+        if self._processing is not None and profile.camera.bits != 8:
+            raise ProfileError(
+                f"board {profile.name!r}: a camera that processes its frames gives 8 bits, not "
+                f"{profile.camera.bits}; correct bits in [camera], or declare a raw or linear response"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The flaws as plain values, for Describe and the demo."""
@@ -166,7 +133,7 @@ class World:
         if field < 0:
             raise ProfileError(f"fields are numbered from 0; there is no field {field}")
         if kind and kind not in KINDS:
-            raise ProfileError(_unknown(kind))
+            raise ProfileError(unknown_kind(kind))
         if kind:
             self._forced[field] = kind
         self.field = field
@@ -180,14 +147,15 @@ class World:
         return str(rng.choice(names, p=shares / shares.sum()))
 
     def truth_um(self) -> float:
-        """True defocus at the centre of the field, now, without ringing."""
-        return self.stage.carriage_um - self._focus_um()
+        """True defocus at the centre of the field, now, without ringing.
+
+        A thick specimen is in focus where its mean height is, weighted by absorbance over the frame.
+        """
+        return self.stage.carriage_um - self._focus_um() - self._mean_height_um()
 
     def coverage(self) -> float:
-        """Share of the field, seen sharply, that absorbs more than 5 % of any colour."""
-        table = self._table_for_objective()
-        light = self._slide_of(Scene(self.field, self.kind_of(self.field), 0.0, 0), table).light
-        return float((light[:, ::8, ::8].min(axis=0) < 0.95).mean())
+        """Share of the field, seen sharply, that absorbs (or emits) more than 5 % in any colour."""
+        return float(self._slide_of(self.field, self.kind_of(self.field))[0].covered(8).mean())
 
     @property
     def depth_of_field_um(self) -> float:
@@ -202,19 +170,19 @@ class World:
         return Scene(self.field, self.kind_of(self.field), self.stage.z_um() - self._focus_um(), number)
 
     def develop(self, scene: Scene) -> Pixels:
-        """Render a scene: (H, W, 3) counts."""
-        camera, table = self._profile.camera, self._table_for_objective()
-        slide = self._slide_of(scene, table)
-        high_um = camera.height_px * table.optics.pixel_um
-        wide_um = camera.width_px * table.optics.pixel_um
+        """Render a scene as the board's camera hands it over: (H, W, 3), or (H, W) of one plane or a mosaic."""
+        flaws, table = self.table, self._table_for_objective()
+        slide, _ = self._slide_of(scene.field, scene.kind)
+        field = Field((flaws.tilt_x_um, flaws.tilt_y_um), flaws.field_curvature_um, flaws.vignetting)
+        defocus_at = field.defocus_at(scene.defocus_um, slide, table.optics.pixel_um)
+        seed = (flaws.seed, 7, scene.exposure_number)
+        counts = render(slide, table, defocus_at, self._sensor, seed, field.vignetting)
+        return counts if self._processing is None else process(counts, self._sensor, self._processing)
 
-        def defocus_at(x_um: float, y_um: float) -> float:
-            rise = self.table.tilt_x_um * x_um / wide_um + self.table.tilt_y_um * y_um / high_um
-            return scene.defocus_um - rise
-
-        flaws = self.table
-        sensor = Sensor(flaws.full_well_e, flaws.read_noise_e, flaws.exposure, bits=camera.bits)
-        return render(slide, table, defocus_at, sensor, (flaws.seed, 7, scene.exposure_number))
+    def _mean_height_um(self) -> float:
+        if self.table.layers == 1:
+            return 0.0
+        return self._slide_of(self.field, self.kind_of(self.field))[1]
 
     def _focus_um(self) -> float:
         """Height of best focus at the field's centre, now."""
@@ -238,16 +206,27 @@ class World:
                 known.immersion_index,
                 self.table.spherical_waves,
                 self.table.longitudinal_colour_um,
+                coverslip_error_um=self.table.coverslip_error_um,
+                condenser_ratio=self.table.condenser_ratio,
             )
             self._pupils[name] = PupilTable(optics, _REACH_UM)
         return self._pupils[name]
 
-    def _slide_of(self, scene: Scene, table: PupilTable) -> Slide:
-        key = (scene.field, scene.kind, self._objective.name)
+    def _slide_of(self, field: int, kind: str) -> tuple[Slide, float]:
+        """The slide in a field under the objective in place, and its mean height in um."""
+        key, table = (field, kind, self._objective.name), self._table_for_objective()
         with self._lock:
             if self._slide is None or self._slide[0] != key:
                 self._slide = None
-                high, wide = self._profile.camera.height_px, self._profile.camera.width_px
-                seed = (self.table.seed, 2, scene.field)
-                self._slide = (key, make_slide(scene.kind, seed, table, high, wide))
-            return self._slide[1]
+                camera, flaws = self._profile.camera, self.table
+                slide = make_slide(
+                    kind,
+                    (flaws.seed, 2, field),
+                    table,
+                    camera.height_px,
+                    camera.width_px,
+                    thickness_um=flaws.thickness_um,
+                    layers=flaws.layers,
+                )
+                self._slide = (key, slide, slide.mean_height_um())
+            return self._slide[1:]

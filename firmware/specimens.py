@@ -1,4 +1,4 @@
-"""Procedural specimens: what a slide absorbs, per colour, on a fine grid (pure functions of a seed).
+"""Procedural specimens: what a slide absorbs or emits, per colour, on a fine grid (pure functions of a seed).
 
 Absorbance is natural (transmission = exp(-absorbance)). Stain colours follow A. C. Ruifrok and D. A.
 Johnston, Anal. Quant. Cytol. Histol. 23, 291 (2001).
@@ -16,10 +16,14 @@ Shape = tuple[int, int]
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.09, 0.95, 0.25])
 _BLOOD = np.array([0.12, 0.75, 0.95])
+_DAPI = np.array([0.02, 0.08, 0.85])
+_GREEN_DYE = np.array([0.05, 0.80, 0.06])
+_RED_DYE = np.array([0.85, 0.10, 0.02])
+_CELL_GLOW = np.array([0.03, 0.12, 0.06])
 
 
 def transmission(kind: str, rng: np.random.Generator, shape: Shape, pitch_um: float) -> Floats:
-    """Light let through by one random specimen.
+    """Light that one random specimen sends to the objective: let through, or emitted by the kinds that glow.
 
     Args:
         kind: A key of `KINDS`.
@@ -28,13 +32,15 @@ def transmission(kind: str, rng: np.random.Generator, shape: Shape, pitch_um: fl
         pitch_um: Grid pitch in the specimen, um.
 
     Returns:
-        (3, H, W) float32 for red, green and blue, 0 to 1.
+        (3, H, W) float32 for red, green and blue, 0 to 1: 1 is clear glass, or the brightest stain.
     """
     stains = KINDS[kind](rng, shape, pitch_um)
     light = np.zeros((3, *shape), np.float32)
     for colour, amount in stains:
         for c in range(3):
             light[c] -= np.float32(colour[c]) * amount
+    if kind in GLOWING:
+        return np.clip(np.negative(light, out=light), 0.0, 1.0, out=light)
     return np.exp(light, out=light)
 
 
@@ -77,6 +83,30 @@ def _sparse(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     return [(_jitter(rng, _HAEMATOXYLIN), nuclei), (_jitter(rng, _EOSIN), cytoplasm)]
 
 
+def _fluorescence(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
+    """Cells: nuclei in blue, filaments in green, puncta in red, all in one dim body, on a haze of 1 to 3 %."""
+    body, nuclei, puncta = (np.zeros(shape, np.float32) for _ in range(3))
+    crowd = _smoothstep(_noise(rng, shape, pitch_um, 50), rng.uniform(-1.3, -0.2), 0.3)
+    density = rng.uniform(1 / 1500, 1 / 500)
+    _scatter(body, rng, pitch_um, density, (7, 16), (0.3, 1.0), nuclei, allowed=crowd)
+    inside = np.minimum(body, 1)
+    filaments = np.float32(rng.uniform(0.05, 0.2)) * inside
+    for _ in range(2):
+        lines = _noise(rng, shape, pitch_um, rng.uniform(3, 9), stretch=rng.uniform(1, 3))
+        filaments += np.float32(rng.uniform(0.2, 0.7)) * np.exp(-np.square(lines / rng.uniform(0.05, 0.12))) * inside
+    density = rng.uniform(1 / 250, 1 / 40)
+    _scatter(puncta, rng, pitch_um, density, (0.2, 0.6), (0.2, 1.0), allowed=inside)
+    bright = np.float32(rng.uniform(0.3, 1.0))
+    haze = rng.uniform(0.01, 0.03) * rng.uniform(0.8, 1.0, 3)
+    return [
+        (_jitter(rng, _DAPI), nuclei * (np.float32(0.7) * bright)),
+        (_jitter(rng, _GREEN_DYE), filaments * bright),
+        (_jitter(rng, _RED_DYE), puncta * bright),
+        (_jitter(rng, _CELL_GLOW), inside * bright),
+        (haze, np.ones(shape, np.float32)),
+    ]
+
+
 def _blank(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     del rng, pitch_um
     return [(_EOSIN, np.zeros(shape, np.float32))]
@@ -86,8 +116,11 @@ KINDS: dict[str, Callable[[np.random.Generator, Shape, float], Stains]] = {
     "tissue": _tissue,
     "smear": _smear,
     "sparse": _sparse,
+    "fluorescence": _fluorescence,
     "blank": _blank,
 }
+GLOWING = frozenset({"fluorescence"})
+"""The kinds that emit light on a dark ground."""
 
 
 def _jitter(rng: np.random.Generator, colour: NDArray[np.float64]) -> NDArray[np.float64]:

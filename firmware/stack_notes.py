@@ -14,7 +14,7 @@ import tifffile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from firmware.errors import StackError
-from firmware.profile import explain
+from firmware.table import explain
 
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "m": 1e6}
 _SAME_UM = 1e-6

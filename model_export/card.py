@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_app.bundle import Manifest
+from edge_app.bundle import CalibrationTable, Manifest
 
-_COLUMNS = ("mae_um", "median_um", "p95_um", "near_focus_mae_um", "sign", "coverage_68", "coverage_95")
+_COLUMNS = ("mae_um", "median_um", "p95_um", "sign", "coverage_68", "coverage_95")
 _PAGE = """\
 # {m.label}
 
@@ -14,26 +14,30 @@ _PAGE = """\
 {mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
 
 For: NA {na[0]:.4g} to {na[1]:.4g}, {px[0]:.4g} to {px[1]:.4g} um per pixel in the specimen,
-immersion index {p.immersion_index:g}, {light} bright field,
-+-{p.range_um:g} um. Other optics are refused. Trained and tested on simulated frames only.
+immersion index {p.immersion_index:g}, {light} {p.contrast}, camera response {response},
++-{p.range_um:g} um. Other optics and cameras are refused. Trained and tested on simulated frames only.
 
-## Accuracy on specimens and optics it never saw
+## Accuracy on specimens it never saw
 
-`specimens`: unseen specimens, nominal optics. `optics`: unseen specimens, each behind its own unseen optics and
-camera. Errors in um; `near` is the mean error within 2 um of focus; `sign` counts where |z| exceeds half a depth
-of field; coverage is the share of errors within one sigma (68 %) and 1.96 sigma (95 %).
+Whole frames of 2592x1944, 12 specimens at 12 depths each; `parfocal-model evaluate {m.name} --set SET --seed SEED`
+gives the same figures. Errors in um; patches covered to more than 20 %; `sign` counts where |z| exceeds half a depth
+of field; coverage is the share of errors within one sigma (68 %) and 1.96 sigma (95 %); a frame is abstained on with
+a verdict other than OK and OUT_OF_RANGE, and counts with its best guess.
 
-| set | unit | n | mean | median | p95 | near | sign | 68 % | 95 % | abstained |
-|---|---|---|---|---|---|---|---|---|---|---|
+| set (seed) | unit | n | mean | median | p95 | sign | 68 % | 95 % | abstained |
+|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
-Sigma of a patch is multiplied by {m.patch_sigma_scale:g}; the floor of a frame's sigma is
-{m.frame_sigma_floor_um:g} um. Both come from a calibration set of its own.
+Blank patches (under 2 % covered): {blank}.
+
+Sigma of a patch is multiplied by {known.patch_scale:g} behind an objective whose aberrations the board declares, by
+{unknown.patch_scale:g} behind another; the parts of a frame's sigma (floor, share of the patches' sigma, share of
+the median's standard error) are {known_parts} and {unknown_parts}. They come from calibration frames of their own.
 
 ## Where it comes from
 
 Recipe `{t.recipe}` (sha256 {t.recipe_sha256:.16}), seed {t.seed}, commit {t.commit},
-{t.steps} steps in {minutes:.0f} minutes on {t.device}; {versions}.
+data in {data:.0f} minutes, {t.steps} steps in {minutes:.1f} minutes on {t.device}; {versions}.
 """
 
 
@@ -49,6 +53,13 @@ def model_card(manifest: Manifest) -> str:
         mflop=manifest.flop_per_patch / 1e6,
         light="colour" if manifest.passport.colour else "monochrome",
         rows="\n".join(_row(name, unit, figures) for name, figures in _sets(manifest) for unit in ("patch", "frame")),
+        response=" or ".join(manifest.passport.response),
+        blank="; ".join(_blank(name, f["blank"]) for name, f in _sets(manifest) if "blank" in f) or "not scored",
+        known=manifest.calibration.known,
+        unknown=manifest.calibration.unknown,
+        known_parts=_parts(manifest.calibration.known),
+        unknown_parts=_parts(manifest.calibration.unknown),
+        data=manifest.training.data_duration_s / 60,
         minutes=manifest.training.duration_s / 60,
         versions=", ".join(f"{name} {version}" for name, version in sorted(manifest.training.versions.items())),
     )
@@ -61,4 +72,14 @@ def _sets(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
 def _row(name: str, unit: str, figures: dict[str, Any]) -> str:
     count = figures["patches" if unit == "patch" else "frames"]
     cells = [f"{figures[unit][column]:.3f}" for column in _COLUMNS]
-    return f"| {name} | {unit} | {count} | {' | '.join(cells)} | {figures['abstained']:.3f} |"
+    end = f"{figures['abstained']:.3f}" if unit == "frame" else ""
+    seed = f" ({figures['seed']})" if "seed" in figures else ""
+    return f"| {name}{seed} | {unit} | {count} | {' | '.join(cells)} | {end} |"
+
+
+def _blank(name: str, blank: dict[str, Any]) -> str:
+    return f"{name}: precision {blank['precision']:.3f}, recall {blank['recall']:.3f} of {blank['patches']}"
+
+
+def _parts(table: CalibrationTable) -> str:
+    return f"{table.floor_um:.3g} um, {table.patch_share:.2g}, {table.spread_share:.2g}"

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from edge_app.errors import AppError
-from edge_app.patches import PATCH_PX
 from firmware.errors import FirmwareError
-from model_export.errors import ExportError, NoData, NotAccepted
+from model_export.errors import ExportError, NotAccepted
 from model_export.recipe import Recipe, load_recipe
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _err = Console(stderr=True)
+_TELL_EVERY = 20
 RecipeName = Annotated[str, typer.Argument(help="a name from model_export/recipes, or a .toml file")]
 DataDir = Annotated[Path, typer.Option("--data", help="folder of the shards")]
 RunDir = Annotated[Path, typer.Option("--run", help="folder of the checkpoint")]
 
 
 @app.command()
-def synth(recipe: RecipeName, data: DataDir = Path("runs/shards"), workers: int = 2) -> None:
-    """Render the recipe's training and validation tiles; shards that are there are kept."""
+def synth(recipe: RecipeName, data: DataDir = Path("runs/shards"), workers: int = 0) -> None:
+    """Render the recipe's training and validation specimens; shards that are there are kept."""
+    from model_export.data import reduce
     from model_export.synthesis import write_shards
 
     table = load_recipe(recipe)
     counts = {"validation": table.data.validation_specimens, "train": table.data.train_specimens}
     for split, count in counts.items():
         with _Bar(f"{split} specimens") as update:
-            write_shards(table, split, count, data, workers, update)
+            write_shards(table, split, count, data, workers or os.cpu_count() or 1, reduce, update)
     _err.print(f"shards are in {data}; next: parfocal-model train {recipe} --data {data}")
 
 
@@ -47,7 +48,7 @@ def train(
     recipe: RecipeName, data: DataDir = Path("runs/shards"), run: RunDir = Path("runs/train"), steps: int = 0
 ) -> None:
     """Train from the last checkpoint in --run, or from nothing."""
-    from model_export.data import open_tiles
+    from model_export.data import open_split
     from model_export.export import current_commit
     from model_export.train import train as loop
 
@@ -57,13 +58,14 @@ def train(
     commits = record.read_text(encoding="utf-8").split() if record.exists() else []
     if current_commit() not in commits:
         record.write_text(" ".join([*commits, current_commit()]), encoding="utf-8")
-    tiles = open_tiles(data, "train", table)
+    split = open_split(data, "train", table)
     with _Bar("steps") as update:
 
         def told(done: int, total: int, loss: float) -> None:
-            update(done, total, f"loss {loss:.3f}")
+            if done % _TELL_EVERY == 0 or done == total:
+                update(done, total, f"loss {loss:.3f}")
 
-        trained = loop(table, tiles, run, told, steps or None)
+        trained = loop(table, split, run, told, steps or None)
     _err.print(
         f"trained {trained.steps} steps in {trained.duration_s / 60:.1f} min, loss {trained.loss:.3f}; "
         f"next: parfocal-model export {recipe} --data {data} --run {run}"
@@ -76,35 +78,42 @@ def export(
     data: DataDir = Path("runs/shards"),
     run: RunDir = Path("runs/train"),
     out: Annotated[Path, typer.Option(help="the bundle to write")] = Path("runs/model.parfocal"),
+    seed: Annotated[int, typer.Option(help="of the evaluation sets")] = 1,
     specimens: int = 12,
     depths: int = 12,
     accept: Annotated[bool, typer.Option(help="refuse a model beyond the recipe's acceptance limits")] = True,
 ) -> None:
-    """Calibrate, evaluate on unseen specimens and optics, and pack the trained network as a bundle."""
+    """Calibrate, evaluate on the recipe's sets, and pack the trained network as a bundle."""
     from edge_app.bundle import read
+    from model_export.calibrate import calibrate_recipe
     from model_export.card import model_card
-    from model_export.data import open_tiles
-    from model_export.evaluate import answer_all, calibrate, nominal_depth_um, score
-    from model_export.export import export_network, make_bundle
+    from model_export.evaluate import answer_set, load_set, score
+    from model_export.export import export_network, golden_patches, make_bundle
+    from model_export.frames import Subject
+    from model_export.synthesis import data_duration_s
     from model_export.train import load_trained
 
     table = load_recipe(recipe)
     trained = load_trained(table, run)
-    exported = export_network(table, trained, _golden(open_tiles(data, "validation", table).shards[0]))
-    predict = exported.predictor()
+    exported = export_network(table, trained, golden_patches(table))
+    subject = Subject(exported.predictor(), table.patches_at_most, table.min_contrast)
     with _Bar("calibration frames") as update:
-        answered = answer_all(predict, table, "calibration", table.seed + 1, specimens, depths, update)
-        calibration = calibrate(answered, table.data.range_um)
+        calibrations = calibrate_recipe(table, subject, update)
     metrics: dict[str, Any] = {}
-    for name in ("specimens", "optics"):
+    for name in table.sets:
+        wanted = load_set(name)
         with _Bar(f"{name} frames") as update:
-            answered = answer_all(predict, table, name, table.seed + 2, specimens, depths, update)
-        metrics[name] = score(answered, calibration, nominal_depth_um(table))
+            ticks = _ticks(update, specimens * depths)
+            answered = answer_set(wanted, subject, seed, ticks, specimens, depths)
+        metrics[name] = {
+            "seed": seed,
+            **score(answered, calibrations.which(wanted.conditions.known, table.data.range_um)),
+        }
     if accept:
-        _accept(table, metrics["specimens"])
+        _accept(table, metrics[table.sets[0]])
     commit = (run / "commit.txt").read_text(encoding="utf-8") if (run / "commit.txt").exists() else "unknown"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(make_bundle(table, trained, exported, calibration, metrics, commit))
+    out.write_bytes(make_bundle(table, trained, exported, calibrations, metrics, commit, data_duration_s(data)))
     card = out.with_suffix(".md")
     card.write_text(model_card(read(out).manifest), encoding="utf-8")
     _table(metrics)
@@ -113,39 +122,45 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="a bundle file, or factory")] = "factory",
-    set_name: Annotated[str, typer.Option("--set", help="specimens, optics or calibration")] = "specimens",
-    seed: int = 1,
+    bundle: Annotated[str, typer.Argument(help="a bundle file, a factory bundle's name, or factory")] = "factory",
+    set_name: Annotated[str, typer.Option("--set", help="a name from model_export/sets")] = "nominal",
+    seed: Annotated[int, typer.Option(help="any; another seed gives other specimens, optics and cameras")] = 1,
     specimens: int = 12,
     depths: int = 12,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+    runtime: Annotated[str, typer.Option(help="a runtime; the fastest that is installed if empty")] = "",
+    pictures: Annotated[Path, typer.Option(help="folder of the plots")] = Path("runs/evaluation"),
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document, draw nothing")] = False,
 ) -> None:
-    """Score a bundle on whole frames that no training has seen; any seed gives another set."""
+    """Score a bundle on whole frames that no training has seen.
+
+    `factory` is the bundle that the appliance would pick for a board with the set's optics and camera.
+    """
     from edge_app.bundle import find
     from edge_app.model import open_model
-    from model_export.evaluate import SETS, answer_all, nominal_depth_um, score
+    from edge_app.selection import choose
+    from model_export.evaluate import answer_set, load_set, score
+    from model_export.frames import Subject
+    from model_export.plots import draw
 
-    if set_name not in SETS:
-        raise typer.BadParameter(f"there is no set {set_name!r}; the sets are: {', '.join(SETS)}")
-    model = open_model(find(bundle))
-    table = load_recipe(model.bundle.manifest.training.recipe)
-
-    def predict(counts: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        answers = model.infer(counts)
-        return answers["defocus_um"], answers["log_sigma"]
-
+    wanted = load_set(set_name)
+    optics = wanted.frame_optics()
+    model = open_model(choose(optics) if bundle == "factory" else find(bundle), runtime)
+    manifest = model.bundle.manifest
+    subject = Subject(model.infer, model.patches_at_most, model.min_contrast)
     with _Bar(f"{set_name} frames") as update:
-        answered = answer_all(predict, table, set_name, seed, specimens, depths, update)
-    result = {
-        "set": set_name,
-        "seed": seed,
-        "bundle": model.label,
-        **score(answered, model.bundle.manifest.calibration, nominal_depth_um(table)),
-    }
+        ticks = _ticks(update, specimens * depths)
+        answered = answer_set(wanted, subject, seed, ticks, specimens, depths)
+    calibration = manifest.calibration_for(optics)
+    result = {"set": set_name, "seed": seed, "bundle": model.label, **score(answered, calibration)}
+    refusal = manifest.passport.check(optics)
+    if refusal is not None:
+        _err.print(f"note: on the board this bundle would refuse these frames: {refusal[1]}")
     if as_json:
         print(json.dumps(result))  # noqa: T201
-    else:
-        _table({set_name: result})
+        return
+    _table({set_name: result})
+    for path in draw(answered, calibration, f"{model.label} on {set_name}", pictures):
+        _err.print(f"wrote {path}")
 
 
 @app.command(hidden=True)
@@ -187,31 +202,31 @@ def _accept(recipe: Recipe, figures: dict[str, Any]) -> None:
         )
 
 
-def _golden(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from model_export.data import is_informative
-
-    patches = [tile[:PATCH_PX, :PATCH_PX] for tile in tiles]
-    chosen = [patch for patch in patches if is_informative(patch)]
-    if not chosen:
-        raise NoData("the validation shard has no informative tile for golden inputs")
-    return np.stack(chosen[::7])
-
-
 def _table(metrics: dict[str, Any]) -> None:
     columns = {
         "mae_um": "mean |error| um",
         "median_um": "median",
         "p95_um": "p95",
-        "near_focus_mae_um": "within 2 um of focus",
         "sign": "sign",
         "coverage_68": "68 %",
         "coverage_95": "95 %",
     }
-    table = Table("set", "unit", *columns.values())
+    table = Table("set", "unit", *columns.values(), "abstained", "blank precision, recall")
     for name, figures in metrics.items():
-        for unit in ("patch", "frame"):
-            table.add_row(name, unit, *(f"{figures[unit][key]:.3f}" for key in columns))
+        blank = figures["blank"]
+        ends = {
+            "patch": ("", f"{blank['precision']:.3f}, {blank['recall']:.3f}"),
+            "frame": (f"{figures['abstained']:.3f}", ""),
+        }
+        for unit, end in ends.items():
+            table.add_row(name, unit, *(f"{figures[unit][key]:.3f}" for key in columns), *end)
     Console().print(table)
+
+
+def _ticks(update: Callable[..., None], total: int) -> Callable[[], None]:
+    """A callback that counts its calls onto a bar."""
+    counter = itertools.count(1)
+    return lambda: update(next(counter), total)
 
 
 class _Bar:

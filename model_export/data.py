@@ -1,31 +1,47 @@
-"""Shards as batches: random crops, flips and turns of tiles, blank crops left out; splits are by specimen."""
+"""What networks are trained on: tiles to crop at random, or the features of patches; splits are by specimen."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edge_app.patches import PATCH_PX, PatchGrid, content
 from model_export.errors import NoData
+from model_export.families import family_of
 from model_export.recipe import Recipe
-from model_export.synthesis import check_maker
+from model_export.synthesis import Made, Specimen, check_maker
 
 _TRIES = 200
+Batch = tuple[NDArray[Any], NDArray[np.float32]]
+
+
+class Split(Protocol):
+    """One split, opened for reading."""
+
+    def draw(self, rng: np.random.Generator, size: int) -> Batch:
+        """What a network reads of `size` random patches, and their defocus (size,) float32 in um.
+
+        Raises:
+            NoData: Next to nothing in this split is informative.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """All shards of one split.
-
-    `shards` are memory-mapped (T, S, S, 3) uint8; `z_um` (N,) float32 and `specimen` (N,) int32 run over all.
-    """
+    """Tiles of all shards: memory-mapped (T, S, S, 3) uint8 each; `z_um` (N,) and `specimen` (N,) run over all."""
 
     shards: tuple[NDArray[np.uint8], ...]
     z_um: NDArray[np.float32]
     specimen: NDArray[np.int32]
+    min_contrast: float
 
     def tile(self, index: int) -> NDArray[np.uint8]:
         """One tile, (S, S, 3) uint8."""
@@ -36,46 +52,83 @@ class Tiles:
             index -= len(shard)
         raise IndexError(index)
 
+    def draw(self, rng: np.random.Generator, size: int) -> Batch:
+        """Informative random crops: (size, 224, 224, 3) uint8."""
+        patches = np.empty((size, PATCH_PX, PATCH_PX, 3), np.uint8)
+        depths = np.empty(size, np.float32)
+        slot = 0
+        for _ in range(_TRIES * size):
+            index = int(rng.integers(len(self.z_um)))
+            crop = random_crop(self.tile(index), rng)
+            if is_informative(crop, self.min_contrast):
+                patches[slot], depths[slot] = crop, self.z_um[index]
+                slot += 1
+            if slot == size:
+                return patches, depths
+        raise NoData("these tiles show next to nothing; give the recipe other kinds of specimen or more light")
 
-def open_tiles(folder: Path, split: str, recipe: Recipe) -> Tiles:
+
+@dataclass(frozen=True)
+class Features:
+    """Features (N, F) float32 of all informative patches, with their `z_um` (N,) and `specimen` (N,)."""
+
+    features: NDArray[np.float32]
+    z_um: NDArray[np.float32]
+    specimen: NDArray[np.int32]
+
+    def draw(self, rng: np.random.Generator, size: int) -> Batch:
+        """Rows at random: (size, F) float32."""
+        if not len(self.z_um):
+            raise NoData("no patch is informative; give the recipe other kinds of specimen or more light")
+        rows = rng.integers(len(self.z_um), size=size)
+        return self.features[rows], self.z_um[rows]
+
+
+def reduce(recipe: Recipe, specimen: Specimen, index: int) -> Made:
+    """What a shard keeps of one specimen: what the recipe's family reads."""
+    tiles, depths = specimen
+    if family_of(recipe.family).READS == "tiles":
+        mean = depths.mean(axis=(1, 2))
+        return {"tiles": tiles, "z": mean, "specimen": np.full(len(mean), index, np.int32)}
+    grid = PatchGrid.fit(*tiles.shape[1:3])
+    keep = np.stack([content(tile, grid, recipe.training_contrast).informative for tile in tiles])
+    patches = np.concatenate([grid.cut(tile, kept) for tile, kept in zip(tiles, keep, strict=True)])
+    z_um = depths.reshape(keep.shape)[keep]
+    front = _front(recipe.family, json.dumps(recipe.network))
+    with torch.inference_mode():
+        parts = [front(torch.from_numpy(patches[k : k + 8])) for k in range(0, len(patches), 8)]
+    features = torch.cat(parts).numpy() if parts else np.empty((0, front.width), np.float32)
+    return {"features": features, "z": z_um, "specimen": np.full(len(z_um), index, np.int32)}
+
+
+@lru_cache(maxsize=1)
+def _front(family: str, network: str) -> Any:
+    torch.set_num_threads(1)
+    return family_of(family).Net(**json.loads(network)).front
+
+
+def open_split(folder: Path, split: str, recipe: Recipe) -> Tiles | Features:
     """Open a split for reading.
 
     Raises:
         NoData: The folder has no such shards, one is truncated, or another recipe made them.
     """
     check_maker(folder, recipe)
-    stems = sorted(p.name[: -len(".tiles.npy")] for p in folder.glob(f"{split}-*.tiles.npy"))
+    kind = family_of(recipe.family).READS
+    stems = sorted(p.name[: -len(".z.npy")] for p in folder.glob(f"{split}-*.z.npy"))
     if not stems:
         command = f"parfocal-model synth {recipe.name} --data {folder}"
         raise NoData(f"{folder} has no shards of the split {split!r}; make them with: {command}")
     try:
-        shards = tuple(np.load(folder / f"{stem}.tiles.npy", mmap_mode="r") for stem in stems)
-        depths = np.concatenate([np.load(folder / f"{stem}.z.npy") for stem in stems])
+        shards = [np.load(folder / f"{stem}.{kind}.npy", mmap_mode="r") for stem in stems]
+        z_um = np.concatenate([np.load(folder / f"{stem}.z.npy") for stem in stems])
         specimen = np.concatenate([np.load(folder / f"{stem}.specimen.npy") for stem in stems])
     except (OSError, ValueError) as error:
         what = f"{folder}: a shard of {split!r} cannot be read ({error})"
         raise NoData(f"{what}; remove it and run synth again") from error
-    return Tiles(shards, depths, specimen)
-
-
-def draw_batch(tiles: Tiles, rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Informative random crops: (size, 224, 224, 3) uint8 and their defocus (size,) float32 in um.
-
-    Raises:
-        NoData: Next to nothing in these tiles is informative.
-    """
-    patches = np.empty((size, PATCH_PX, PATCH_PX, 3), np.uint8)
-    depths = np.empty(size, np.float32)
-    slot = 0
-    for _ in range(_TRIES * size):
-        index = int(rng.integers(len(tiles.z_um)))
-        crop = random_crop(tiles.tile(index), rng)
-        if is_informative(crop):
-            patches[slot], depths[slot] = crop, tiles.z_um[index]
-            slot += 1
-        if slot == size:
-            return patches, depths
-    raise NoData("these tiles show next to nothing; give the recipe other kinds of specimen or more light")
+    if kind == "tiles":
+        return Tiles(tuple(shards), z_um, specimen, recipe.training_contrast)
+    return Features(np.concatenate(shards), z_um, specimen)
 
 
 def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -87,6 +140,6 @@ def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     return np.ascontiguousarray(crop[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))])
 
 
-def is_informative(patch: NDArray[np.uint8]) -> bool:
-    """Whether serving would ask the network about this patch."""
-    return bool(content(patch, PatchGrid(1, 1, 0, 0, patch.shape[0])).informative[0])
+def is_informative(patch: NDArray[np.uint8], min_contrast: float) -> bool:
+    """Whether a patch shows so much that it would be asked about."""
+    return bool(content(patch, PatchGrid(1, 1, 0, 0, patch.shape[0]), min_contrast).informative[0])

@@ -1,141 +1,178 @@
-"""How good a model is: whole frames of specimens and optics it never saw, by patch and by frame."""
+"""How good a model is, on evaluation sets that seeds define: by patch, by frame, and at telling blank from not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_app.estimate import Calibration, DefocusEstimate, Verdict, fuse
-from edge_app.patches import PatchGrid, content
-from edge_app.tasks.defocus import sigma_of
-from firmware.optics import Optics, PupilTable, Sensor, depth_of_field_um
-from firmware.rendering import make_slide, render
-from model_export.recipe import Recipe
-from model_export.synthesis import draw_optics, draw_sensor
+from edge_app.tasks.defocus import answers_of
+from firmware.frames import FrameOptics
+from firmware.optics import depth_of_field_um
+from model_export.conditions import Conditions
+from model_export.errors import BadRecipe, NoData
+from model_export.frames import FRAME_PX, Answered, Subject, answer_all, frames_of
 
-SETS = ("specimens", "optics", "calibration")
-FRAME_PX = (1120, 1344)
-Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-Progress = Callable[[int, int], None]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-
-@dataclass(frozen=True)
-class Answered:
-    """One frame's truth and the raw answers of its informative patches, (K,) each."""
-
-    truth_um: float
-    defocus_um: NDArray[np.float32]
-    log_sigma: NDArray[np.float32]
-    informative: NDArray[np.bool_]
-    grid: PatchGrid
+SETS = Path(__file__).parent / "sets"
+SPECIMENS = 12
+DEPTHS = 12
+BLANK = 0.02
+INFORMATIVE = 0.20
+_UNSEEN = 1000
+_QUIET = (Verdict.OK, Verdict.OUT_OF_RANGE)
+Figures = dict[str, Any]
 
 
-def evaluation_frames(
-    recipe: Recipe, name: str, seed: int, specimens: int, depths: int
-) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """Frames of one evaluation set: (true defocus um, (H, W, 3) uint8), z stratified over the range.
+class EvaluationSet(BaseModel):
+    """One set: what is drawn, over which range of defocus, in frames of which size. Its name is its file's."""
 
-    `specimens`: unseen specimens behind the nominal optics. `optics`: unseen specimens, each behind its own
-    unseen optics and camera. `calibration`: like `optics`, from seeds of its own.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str
+    range_um: float
+    frame_px: tuple[int, int] = FRAME_PX
+    conditions: Conditions
+
+    def frame_optics(self) -> FrameOptics:
+        """What the board file of such a microscope would say of its optics and camera."""
+        return self.conditions.draw(np.random.default_rng(0)).frame_optics()
+
+
+def set_names() -> list[str]:
+    """The sets that ship."""
+    return sorted(path.stem for path in SETS.glob("*.toml"))
+
+
+def load_set(name: str) -> EvaluationSet:
+    """A set by name.
+
+    Raises:
+        BadRecipe: There is none of that name, or its file is wrong.
     """
-    for index in range(specimens):
-        rng = np.random.default_rng([seed, 1000 + SETS.index(name), index])
-        optics = Optics() if name == "specimens" else draw_optics(rng, recipe.optics)
-        sensor = Sensor() if name == "specimens" else draw_sensor(rng, recipe.optics)
-        kind = ("tissue", "tissue", "smear", "tissue", "sparse", "tissue")[index % 6]
-        edge = recipe.data.range_um
-        z = (np.arange(depths) + rng.uniform(0, 1, depths)) / depths * 2 * edge - edge
-        table = PupilTable(optics, edge + 0.1)
-        slide = make_slide(kind, (seed, 2000 + SETS.index(name), index), table, *FRAME_PX, margin_um=14.0)
-        for k, depth in enumerate(z.tolist()):
-            frame = render(slide, table, _level(depth), sensor, (seed, index, k))
-            yield depth, frame.astype(np.uint8, copy=False)
+    if name not in set_names():
+        raise BadRecipe(f"there is no evaluation set {name!r}; the sets are: {', '.join(set_names())}")
+    try:
+        return EvaluationSet.model_validate(
+            {"name": name, **tomllib.loads((SETS / f"{name}.toml").read_text(encoding="utf-8"))}
+        )
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise BadRecipe(f"evaluation set {name!r}: {error}") from error
 
 
-def answer_all(
-    predict: Predict, recipe: Recipe, name: str, seed: int, specimens: int, depths: int, progress: Progress
+def answer_set(
+    wanted: EvaluationSet,
+    subject: Subject,
+    seed: int,
+    progress: Callable[[], None],
+    specimens: int = SPECIMENS,
+    depths: int = DEPTHS,
 ) -> list[Answered]:
-    """Ask a model about every frame of a set; frames without content are left out."""
-    answered = []
-    frames = evaluation_frames(recipe, name, seed, specimens, depths)
-    for done, (truth_um, rgb) in enumerate(frames, 1):
-        grid = PatchGrid.fit(*rgb.shape[:2])
-        informative = content(rgb, grid).informative
-        if informative.any():
-            answered.append(Answered(truth_um, *predict(grid.cut(rgb, informative)), informative, grid))
-        progress(done, specimens * depths)
-    return answered
+    """Ask a model about every frame of a set; training never draws from these seeds."""
+    name = zlib.crc32(wanted.name.encode())
+    seeds = (seed, _UNSEEN, name)
+    truths = frames_of(wanted.conditions, wanted.range_um, seeds, specimens, depths, wanted.frame_px)
+    return answer_all(truths, subject, progress)
 
 
-def calibrate(answered: list[Answered], range_um: float) -> Calibration:
-    """Find the patch scale and the frame floor with which 68 % of the errors lie within one sigma."""
-    ratios = np.concatenate([np.abs(a.defocus_um - a.truth_um) / sigma_of(a.log_sigma) for a in answered])
-    scale = float(np.percentile(ratios, 68.3))
-    low, high = 0.0, 5.0
-    for _ in range(30):
-        floor = 0.5 * (low + high)
-        estimates = [_fused(a, Calibration(range_um, scale, floor)) for a in answered]
-        pairs = zip(estimates, answered, strict=True)
-        covered = np.mean([abs(e.defocus_um - a.truth_um) <= e.sigma_um for e, a in pairs])
-        low, high = (floor, high) if covered < 0.683 else (low, floor)
-    return Calibration(range_um, scale, 0.5 * (low + high))
+def fused(answered: Answered, calibration: Calibration) -> DefocusEstimate | None:
+    """What serving would say of a frame; None where no patch shows anything."""
+    if not answered.informative.any():
+        return None
+    outputs, chosen = answered.asked()
+    return fuse(answers_of(outputs), chosen, answered.grid, calibration, "")
 
 
-def score(answered: list[Answered], calibration: Calibration, depth_um: float) -> dict[str, object]:
-    """The figures of a set: per patch and per frame, and how often it abstained.
+def score(answered: list[Answered], calibration: Calibration) -> Figures:
+    """The figures of a set.
 
-    It abstains with a verdict other than OK and OUT_OF_RANGE.
+    Patches count that are covered to more than 20 %. `sign` counts where |z| exceeds half a depth of field.
+    Frames with no such patch are left out. A frame is abstained on with a verdict other than OK and OUT_OF_RANGE;
+    it counts with its best guess.
 
-    `sign` counts where |z| exceeds half a depth of field. Frames on which it abstained count with their best
-    guess.
+    Raises:
+        NoData: No frame has such a patch, or the model asks about none.
     """
-    patch_truth = np.concatenate([np.full(len(a.defocus_um), a.truth_um) for a in answered])
-    patch_value = np.concatenate([a.defocus_um for a in answered])
-    patch_sigma = np.concatenate([sigma_of(a.log_sigma) for a in answered]) * calibration.patch_scale
-    estimates = [_fused(a, calibration) for a in answered]
-    truth = np.array([a.truth_um for a in answered])
-    value = np.array([e.defocus_um for e in estimates])
-    sigma = np.array([e.sigma_um for e in estimates])
-    abstained = np.mean([e.verdict not in (Verdict.OK, Verdict.OUT_OF_RANGE) for e in estimates])
+    aperture = answered[0].optics.numerical_aperture or 1.0
+    depth_um = depth_of_field_um(aperture)
+    told = [a for a in answered if (a.covered > INFORMATIVE).any()]
+    patches = [_patches(a, calibration) for a in told if a.informative.any()]
+    if not patches:
+        raise NoData("none of these frames shows specimen that the model asks about; take more specimens")
+    values, truths, patch_sigmas = (np.concatenate(column) for column in zip(*patches, strict=True))
+    estimates = [fused(a, calibration) for a in told]
+    guesses = np.array([guess(e) for e in estimates])
+    sigmas = np.array([np.inf if e is None else e.sigma_um for e in estimates])
+    verdicts = [Verdict.NO_CONTENT if e is None else e.verdict for e in estimates]
     return {
-        "frames": len(answered),
-        "patches": len(patch_value),
-        "patch": _figures(patch_value, patch_truth, patch_sigma, depth_um),
-        "frame": _figures(value, truth, sigma, depth_um),
-        "abstained": round(float(abstained), 4),
+        "frames": len(told),
+        "patches": len(values),
+        "patch": _figures(values, truths, patch_sigmas, depth_um),
+        "frame": _figures(guesses, np.array([a.truth_um for a in told]), sigmas, depth_um),
+        "blank": _blank(answered),
+        "abstained": _share([verdict not in _QUIET for verdict in verdicts]),
+        "sign_uncertain": _share([verdict is Verdict.SIGN_UNCERTAIN for verdict in verdicts]),
     }
 
 
-def nominal_depth_um(recipe: Recipe) -> float:
-    """The depth of field of a recipe's nominal objective, um."""
-    return depth_of_field_um(float(np.mean(recipe.optics.numerical_aperture)))
+def _patches(answered: Answered, calibration: Calibration) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    counts = (answered.covered > INFORMATIVE)[answered.informative]
+    answers = answers_of(answered.outputs)
+    return (
+        answers.defocus_um[counts],
+        answered.patch_truth_um[answered.informative][counts],
+        answers.sigma_um[counts] * calibration.patch_scale,
+    )
 
 
-def _level(depth_um: float) -> Callable[[float, float], float]:
-    return lambda _x_um, _y_um: depth_um
+def guess(estimate: DefocusEstimate | None) -> float:
+    """The estimate; where the side is not known, the distance on the side that more of the patches name."""
+    if estimate is None:
+        return 0.0
+    if estimate.verdict is Verdict.SIGN_UNCERTAIN:
+        side = 1.0 if float(np.nanmedian(estimate.patches.defocus_um)) >= 0 else -1.0
+        return side * estimate.defocus_um
+    return estimate.defocus_um
 
 
-def _fused(answered: Answered, calibration: Calibration) -> DefocusEstimate:
-    sigma = sigma_of(answered.log_sigma)
-    return fuse(answered.defocus_um, sigma, answered.informative, answered.grid, calibration, "")
+def _blank(answered: list[Answered]) -> Figures:
+    """How well patches without specimen are told: blank is under 2 % covered, informative over 20 %."""
+    covered = np.concatenate([a.covered for a in answered])
+    called = ~np.concatenate([a.informative for a in answered])
+    blank, informative = covered < BLANK, covered > INFORMATIVE
+    found, wrong = int((called & blank).sum()), int((called & informative).sum())
+    return {
+        "precision": round(found / max(found + wrong, 1), 4),
+        "recall": round(found / max(int(blank.sum()), 1), 4),
+        "patches": int(blank.sum()),
+    }
 
 
-def _figures(
-    value: NDArray[np.floating], truth: NDArray[np.floating], sigma: NDArray[np.floating], depth_um: float
-) -> dict[str, float]:
+def _figures(value: NDArray[Any], truth: NDArray[Any], sigma: NDArray[Any], depth_um: float) -> Figures:
     error = np.abs(value - truth)
     far = np.abs(truth) > 0.5 * depth_um
-    near = np.abs(truth) <= 2.0
     figures = {
         "mae_um": error.mean(),
         "median_um": np.median(error),
         "p95_um": np.percentile(error, 95),
-        "near_focus_mae_um": error[near].mean() if near.any() else float("nan"),
         "sign": (np.sign(value) == np.sign(truth))[far].mean(),
         "coverage_68": (error <= sigma).mean(),
         "coverage_95": (error <= 1.96 * sigma).mean(),
     }
     return {name: round(float(figure), 4) for name, figure in figures.items()}
+
+
+def _share(of: list[bool]) -> float:
+    return round(float(np.mean(of)), 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,24 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnxscript.optimizer import optimize_ir
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_app.bundle import Input, Manifest, Passport, Training, golden_bytes, pack
-from edge_app.estimate import Calibration
+from edge_app.bundle import Calibrations, Input, Manifest, Passport, Range, Training, golden_bytes, pack
 from edge_app.patches import PATCH_PX
-from model_export.errors import ParityError
+from model_export.data import is_informative
+from model_export.errors import NoData, ParityError
+from model_export.families import family_of
+from model_export.frames import Predict
 from model_export.recipe import Recipe
-from model_export.train import Trained, family_of
+from model_export.synthesis import specimen_tiles
+from model_export.train import Trained
 
 _PARITY = 2e-3
 _GOLDEN = 6
+_GOLDEN_SPECIMENS = 8
+_FOLDED = 1024  # constants larger than that are not multiplied out: graphs must stay small
 OPSET = 18
 INPUT = "counts"
 
@@ -36,18 +42,20 @@ def to_onnx(net: nn.Module, outputs: Sequence[str]) -> bytes:
     example = torch.zeros((2, PATCH_PX, PATCH_PX, 3), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
+        program = torch.onnx.export(
             net.float().eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
             (example,),
-            path,
             input_names=[INPUT],
             output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("patches", min=1, max=4096)},),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
+            optimize=False,
             verbose=False,
         )
+        assert program is not None
+        optimize_ir(program.model, input_size_limit=_FOLDED)
+        program.save(path, external_data=False)
         model = onnx.load(path)
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -107,15 +115,14 @@ class Exported:
     golden_out: dict[str, NDArray[np.float32]]
     parity: float
 
-    def predictor(self) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """What the graph, and nothing else, says of patches (K, P, P, 3) uint8: its first two outputs, (K,)."""
+    def predictor(self) -> Predict:
+        """What the graph, and nothing else, says of patches (K, P, P, 3) uint8: its outputs (K,) by name."""
         session = onnxruntime.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
-        names = list(self.golden_out)[:2]
+        names = list(self.golden_out)
 
-        def predict(counts: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            parts = [session.run(names, {INPUT: counts[k : k + 16]}) for k in range(0, len(counts), 16)]
-            first, second = (np.concatenate([part[i] for part in parts]) for i in range(2))
-            return first, second
+        def predict(counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            parts = [session.run(names, {INPUT: counts[k : k + 8]}) for k in range(0, len(counts), 8)]
+            return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
         return predict
 
@@ -126,7 +133,7 @@ def export_network(recipe: Recipe, trained: Trained, golden_counts: NDArray[np.u
     Raises:
         ParityError: The ONNX does not answer as the network.
     """
-    outputs = family_of(recipe).OUTPUTS
+    outputs = family_of(recipe.family).OUTPUTS
     onnx_bytes = to_onnx(trained.net, outputs)
     golden = answers_of(trained.net, golden_counts, outputs)
     parity = check_parity(onnx_bytes, golden, golden_counts)
@@ -138,9 +145,10 @@ def make_bundle(
     recipe: Recipe,
     trained: Trained,
     exported: Exported,
-    calibration: Calibration,
+    calibration: Calibrations,
     metrics: dict[str, Any],
     commit: str,
+    data_duration_s: float,
 ) -> bytes:
     """Everything into one file.
 
@@ -148,28 +156,25 @@ def make_bundle(
         recipe: What was trained.
         trained: The network and what it cost.
         exported: Its graph.
-        calibration: What evaluation found.
+        calibration: Of its sigma, behind objectives that were measured and behind others.
         metrics: By evaluation set.
         commit: Of the code that trained it.
+        data_duration_s: What the shards cost.
     """
-    optics = recipe.optics
     manifest = Manifest(
         name=recipe.name,
         version=recipe.version,
         description=recipe.description,
-        task=family_of(recipe).TASK,
+        task=family_of(recipe.family).TASK,
         family=recipe.family,
         parameters=sum(p.numel() for p in trained.net.parameters()),
         flop_per_patch=flop_per_patch(trained.net),
-        input=Input(name=INPUT, patch_px=PATCH_PX),
-        outputs=tuple(exported.golden_out),
-        passport=Passport(
-            numerical_aperture=optics.numerical_aperture,
-            pixel_um=optics.pixel_um,
-            range_um=recipe.data.range_um,
+        input=Input(
+            name=INPUT, patch_px=PATCH_PX, patches_at_most=recipe.patches_at_most, min_contrast=recipe.min_contrast
         ),
-        patch_sigma_scale=round(calibration.patch_scale, 4),
-        frame_sigma_floor_um=round(calibration.frame_floor_um, 4),
+        outputs=tuple(exported.golden_out),
+        passport=passport_of(recipe),
+        calibration=calibration,
         metrics={**metrics, "onnx_parity": exported.parity},
         training=Training(
             recipe=recipe.name,
@@ -178,6 +183,7 @@ def make_bundle(
             commit=commit,
             steps=trained.steps,
             duration_s=round(trained.duration_s, 1),
+            data_duration_s=round(data_duration_s, 1),
             device=trained.device,
             versions={
                 "torch": torch.__version__,
@@ -188,6 +194,52 @@ def make_bundle(
         sha256={},
     )
     return pack(manifest, exported.onnx, golden_bytes(exported.golden_in, exported.golden_out))
+
+
+def passport_of(recipe: Recipe) -> Passport:
+    """What the recipe's conditions cover, all together; `known` ones say where sigma holds for measured optics."""
+    optics = [conditions.optics for conditions in recipe.conditions]
+    known = [conditions.optics for conditions in recipe.conditions if conditions.known]
+    colours = [np.multiply(o.longitudinal_colour_um, scale) for o in known for scale in o.longitudinal_colour_scale]
+    return Passport(
+        numerical_aperture=_hull([o.numerical_aperture for o in optics]),
+        pixel_um=_hull([o.pixel_um for o in optics]),
+        colour=not recipe.conditions[0].camera.monochrome,
+        contrast=recipe.conditions[0].contrast,
+        response=recipe.accepts,
+        spherical_waves=_hull([o.spherical_waves for o in known]) if known else None,
+        longitudinal_colour_um=_channels(np.array(colours)) if known else None,
+        range_um=recipe.data.range_um,
+    )
+
+
+def _hull(ranges: list[Range]) -> Range:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _channels(colours_um: NDArray[np.float64]) -> tuple[Range, Range, Range]:
+    """The range of each column of (M, 3), a hair wide so that rounding does not leave it."""
+    red, green, blue = zip(
+        (colours_um.min(axis=0) - 1e-6).tolist(), (colours_um.max(axis=0) + 1e-6).tolist(), strict=True
+    )
+    return red, green, blue
+
+
+def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:
+    """Informative patches (N, 224, 224, 3) of the first validation specimens, at least one.
+
+    Raises:
+        NoData: Not one of these specimens shows anything.
+    """
+    patches: list[NDArray[np.uint8]] = []
+    for index in range(_GOLDEN_SPECIMENS):
+        for tile in specimen_tiles(recipe, "validation", index)[0][:3]:
+            patch = tile[:PATCH_PX, :PATCH_PX]
+            if is_informative(patch, recipe.min_contrast):
+                patches.append(patch)
+    if not patches:
+        raise NoData("no validation specimen is informative; give the recipe other kinds of specimen")
+    return np.stack(patches)
 
 
 def current_commit() -> str:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from firmware.response import Kind
+from model_export.conditions import Conditions
 from model_export.errors import BadRecipe
 
 if sys.version_info >= (3, 11):
@@ -17,31 +20,18 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
-Range = tuple[float, float]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OpticsTable(_Table):
-    """The microscopes that a model must know; every pair is a range to draw from."""
-
-    magnification: float
-    camera_pixel_um: float
-    numerical_aperture: Range
-    pixel_um: Range
-    spherical_waves: Range
-    longitudinal_colour_scale: Range
-    wavelength_shift_nm: float
-    exposure: Range
-    gain_spread: float
-    full_well_e: Range
-    read_noise_e: Range
-
-
 class DataTable(_Table):
-    """How many specimens, how large, and at which defocus."""
+    """How many specimens, how large a tile of each, and at which defocus.
+
+    Depths are drawn over 1.2 x `range_um`, more of them near focus; `far_share` of the specimens are seen at
+    `range_um` to `far_um`.
+    """
 
     range_um: float = Field(gt=0)
     far_um: float
@@ -50,11 +40,14 @@ class DataTable(_Table):
     depths_per_specimen: int
     train_specimens: int
     validation_specimens: int
-    kinds: dict[str, float]
 
 
 class TrainingTable(_Table):
-    """The optimiser's numbers."""
+    """The optimiser's numbers.
+
+    `feature_noise` is added to standardised features, in standard deviations. An error counts relative to
+    `error_floor` (in tenths of the range) plus `error_slope` times |z|.
+    """
 
     batch: int
     steps: int
@@ -63,6 +56,17 @@ class TrainingTable(_Table):
     warmup_steps: int
     clip_um: float
     checkpoint_every: int
+    feature_noise: float = 0.0
+    error_floor: float = 0.4
+    error_slope: float = 0.1
+
+
+class CalibrationFrames(_Table):
+    """On how many frames sigma is calibrated: specimens, depths of each, and the frames' size."""
+
+    specimens: int = Field(default=48, gt=0)
+    depths: int = Field(default=4, gt=0)
+    frame_px: tuple[int, int] = (1344, 1568)
 
 
 class AcceptanceTable(_Table):
@@ -74,18 +78,44 @@ class AcceptanceTable(_Table):
 
 
 class Recipe(_Table):
-    """One model from nothing: family, seed, optics, data, network, training, acceptance."""
+    """One model from nothing: family, seed, conditions, data, network, training, calibration, acceptance.
+
+    `patches_at_most` is how many patches of a frame serving asks about (0: all that show something),
+    `min_contrast` the contrast below which it counts them as blank; training goes down to two thirds of it.
+    `accepts` are the kinds of camera response that the bundle's passport will accept; `sets` are the evaluation
+    sets that its card reports, the first being the one that acceptance is judged by.
+    """
 
     name: str
     version: str
     family: str
     description: str
     seed: int
-    optics: OpticsTable
+    patches_at_most: int = 0
+    min_contrast: float
+    accepts: tuple[Kind, ...] = ("linear",)
+    sets: tuple[str, ...] = Field(min_length=1)
+    conditions: tuple[Conditions, ...] = Field(min_length=1)
     data: DataTable
     network: dict[str, Any]
     training: TrainingTable
+    calibration: CalibrationFrames = CalibrationFrames()
     acceptance: AcceptanceTable
+
+    def pick(self, rng: np.random.Generator) -> Conditions:
+        """One of its conditions, by share."""
+        shares = np.array([conditions.share for conditions in self.conditions])
+        return self.conditions[int(rng.choice(len(shares), p=shares / shares.sum()))]
+
+    @property
+    def training_contrast(self) -> float:
+        """The contrast of the faintest patches that are trained on."""
+        return self.min_contrast * 2 / 3
+
+    @property
+    def unit_um(self) -> float:
+        """A tenth of the range: the scale on which errors of this model are weighed."""
+        return self.data.range_um / 10
 
     @property
     def sha256(self) -> str:

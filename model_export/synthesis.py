@@ -1,99 +1,115 @@
-"""Synthetic tiles: random specimens behind random aberrations, exposed by firmware.optics, with their z."""
+"""Synthetic tiles: specimens drawn from a recipe's conditions, seen by its cameras at many depths, with their z."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware.optics import Optics, PupilTable, Sensor, expose, fine_ratio, good_size, image, spread_um
-from firmware.specimens import transmission
+from edge_app.patches import PatchGrid
+from firmware.optics import PupilTable, fine_ratio, good_size, spread_um
+from firmware.rendering import Slide, make_slide, see
+from firmware.sensor import expose
 from model_export.errors import NoData
-from model_export.recipe import OpticsTable, Recipe
+from model_export.recipe import DataTable, Recipe
 
-SPLITS = {"train": 0, "validation": 1, "specimens": 2, "optics": 3, "demo": 4}
+SPLITS = {"train": 0, "validation": 1}
 SPECIMENS_PER_SHARD = 250
 _MAKER = "recipe.json"
+_DURATION = "duration_s.txt"
+_EDGE_PX = 8
+Specimen = tuple[NDArray[np.uint8], NDArray[np.float32]]
+Made = dict[str, NDArray[Any]]
+Reduce = Callable[[Recipe, Specimen, int], Made]
 
 
-def draw_optics(rng: np.random.Generator, table: OpticsTable) -> Optics:
-    """One microscope out of the recipe's ranges."""
-    nominal = Optics()
-    shift = rng.uniform(-1, 1, 3) * table.wavelength_shift_nm
-    shifted = [np.add(lines, s) for lines, s in zip(nominal.lines_nm, shift, strict=True)]
-    colour = rng.uniform(*table.longitudinal_colour_scale) * np.asarray(nominal.longitudinal_colour_um)
-    return Optics(
-        numerical_aperture=rng.uniform(*table.numerical_aperture),
-        pixel_um=rng.uniform(*table.pixel_um),
-        spherical_waves=rng.uniform(*table.spherical_waves),
-        longitudinal_colour_um=(float(colour[0]), float(colour[1]), float(colour[2])),
-        lines_nm=tuple(tuple(lines.tolist()) for lines in shifted),
-    )
-
-
-def draw_sensor(rng: np.random.Generator, table: OpticsTable) -> Sensor:
-    """One linear 8-bit camera out of the recipe's ranges."""
-    red, green, blue = 1 + rng.uniform(-1, 0, 3) * table.gain_spread
-    return Sensor(
-        full_well_e=rng.uniform(*table.full_well_e),
-        read_noise_e=rng.uniform(*table.read_noise_e),
-        exposure=rng.uniform(*table.exposure),
-        gains=(red, green, blue),
-    )
-
-
-def draw_depths(rng: np.random.Generator, recipe: Recipe) -> NDArray[np.float64]:
+def draw_depths(rng: np.random.Generator, data: DataTable) -> NDArray[np.float64]:
     """Defocus values for one specimen, um: stratified over the range, some near focus, some far beyond."""
-    data, count = recipe.data, recipe.data.depths_per_specimen
+    count = data.depths_per_specimen
     if rng.uniform() < data.far_share:
         return rng.choice([-1.0, 1.0], count) * rng.uniform(data.range_um, data.far_um, count)
     edge = 1.2 * data.range_um
     z = (np.arange(count) + rng.uniform(0, 1, count)) / count * 2 * edge - edge
     near = rng.uniform(size=count) < 0.3
-    z[near] = rng.normal(0, 1.2, int(near.sum()))
+    z[near] = rng.normal(0, 0.12 * data.range_um, int(near.sum()))
     return z
 
 
-def specimen_tiles(recipe: Recipe, split: str, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """All tiles of one specimen: (Z, S, S, 3) uint8 and their defocus (Z,) float32 in um."""
-    rng = np.random.default_rng([recipe.seed, SPLITS[split], index])
-    optics = draw_optics(rng, recipe.optics)
-    kinds = recipe.data.kinds
-    kind = str(rng.choice(list(kinds), p=np.asarray(list(kinds.values())) / sum(kinds.values())))
-    depths = draw_depths(rng, recipe)
-    table = PupilTable(optics, float(np.abs(depths).max()) + 0.1)
-    a, b = fine_ratio(optics)
+def specimen_tiles(recipe: Recipe, split: str, index: int) -> Specimen:
+    """All tiles of one specimen, every one before a camera of its own.
 
-    def size_for(z_um: float) -> int:
-        margin = spread_um(abs(z_um) + 1.0, optics.numerical_aperture) / optics.pixel_um
-        return good_size(recipe.data.tile_px + 2 * int(margin + 8), a, b)
+    Returns:
+        (Z, S, S, 3) uint8 as networks see them, and the defocus of every patch of the tile's grid, (Z, R, C)
+        float32 in um, counted from the absorbance-weighted mean depth of what lies in the patch.
+    """
+    seed = (recipe.seed, SPLITS[split], index)
+    rng = np.random.default_rng(seed)
+    side = recipe.data.tile_px
+    conditions = recipe.pick(rng)
+    setting = conditions.draw(rng)
+    depths = draw_depths(rng, recipe.data)
+    farthest = float(np.abs(depths).max()) + setting.thickness_um / 2 + 0.1
+    table = PupilTable(setting.optics, farthest)
+    margin_um = _margin_px(table, side, farthest) * setting.optics.pixel_um
+    slide = make_slide(
+        setting.kind,
+        (*seed, 1),
+        table,
+        side,
+        side,
+        margin_um,
+        thickness_um=setting.thickness_um,
+        layers=conditions.slide.layers if setting.thickness_um else 1,
+    )
+    grid = PatchGrid.fit(side, side)
+    heights = slide.heights_um(grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px)
+    tiles = np.empty((len(depths), side, side, 3), np.uint8)
+    for slot, z in enumerate(depths.tolist()):
+        light = _seen(slide, table, z)
+        camera = setting.with_camera(rng)
+        tiles[slot] = camera.seen(expose(light, camera.sensor, rng))
+    return tiles, (depths[:, None, None] - heights[None]).astype(np.float32)
 
-    largest = size_for(float(np.abs(depths).max())) // a * b
-    light = transmission(kind, rng, (largest, largest), optics.pixel_um * a / b)
-    tiles = np.empty((len(depths), recipe.data.tile_px, recipe.data.tile_px, 3), np.uint8)
-    for slot, (z, otf) in enumerate(zip(depths, table.radial_otf(depths), strict=True)):
-        fine = size_for(float(z)) // a * b
-        off = (largest - fine) // 2
-        seen = image(light[:, off : off + fine, off : off + fine], table, otf)
-        edge = (seen.shape[1] - recipe.data.tile_px) // 2
-        core = seen[:, edge : edge + recipe.data.tile_px, edge : edge + recipe.data.tile_px]
-        tiles[slot] = expose(core, draw_sensor(rng, recipe.optics), rng)
-    return tiles, depths.astype(np.float32)
+
+def _margin_px(table: PupilTable, side_px: int, farthest_um: float) -> int:
+    """How much of the specimen around a tile is needed at the largest defocus, in pixels."""
+    optics = table.optics
+    farthest_um += optics.coverslip_spread_um
+    spread = spread_um(farthest_um + 1.0, optics.numerical_aperture, optics.immersion_index) / optics.pixel_um
+    return (good_size(side_px + 2 * int(spread + _EDGE_PX), *fine_ratio(optics)) - side_px + 1) // 2
+
+
+def _seen(slide: Slide, table: PupilTable, z_um: float) -> NDArray[np.float32]:
+    """The middle of a slide at one defocus: (3, S, S) float32; less margin is rendered where less is needed."""
+    a, b = fine_ratio(table.optics)
+    side = slide.height_px
+    reach_um = abs(z_um) + max(abs(layer.height_um) for layer in slide.layers)
+    size = good_size(side + 2 * (_margin_px(table, side, reach_um) - 1), a, b)
+    light = see(slide, table, (slide.margin_px - (size - side) // 2,) * 2, size, z_um)
+    edge = (size - side) // 2
+    return light[:, edge : edge + side, edge : edge + side]
 
 
 def write_shards(
-    recipe: Recipe, split: str, specimens: int, out: Path, workers: int, progress: Callable[[int, int], None]
+    recipe: Recipe,
+    split: str,
+    specimens: int,
+    out: Path,
+    workers: int,
+    reduce: Reduce,
+    progress: Callable[[int, int], None],
 ) -> None:
-    """Write shards of tiles for one split into `out`; shards that are already there are kept.
+    """Write shards for one split into `out`; shards that are already there are kept.
 
-    Each shard is `SPLIT-NNN.tiles.npy` (T, S, S, 3) uint8, `.z.npy` (T,) float32 and `.specimen.npy` (T,)
-    int32.
+    Each shard is as many `SPLIT-NNN.NAME.npy` as `reduce` makes arrays of a specimen, one after the other.
 
     Raises:
         NoData: The folder holds the shards of another recipe.
@@ -101,16 +117,26 @@ def write_shards(
     check_maker(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MAKER).write_text(_key(recipe), encoding="utf-8")
-    done = 0
+    done, began = 0, time.monotonic() - data_duration_s(out)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # a fork would inherit torch's locks
         for first in range(0, specimens, SPECIMENS_PER_SHARD):
             members = range(first, min(first + SPECIMENS_PER_SHARD, specimens))
-            stem = out / f"{split}-{first // SPECIMENS_PER_SHARD:03d}"
-            if not stem.with_suffix(".z.npy").exists():
-                made = pool.map(partial(specimen_tiles, recipe, split), members, chunksize=4)
-                _write_shard(stem, members, made)
+            stem = f"{split}-{first // SPECIMENS_PER_SHARD:03d}"
+            if not (out / f"{stem}.z.npy").exists():
+                _write_shard(out, stem, pool.map(partial(_make, recipe, split, reduce), members, chunksize=4))
+                (out / _DURATION).write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
             done += len(members)
             progress(done, specimens)
+
+
+def data_duration_s(folder: Path) -> float:
+    """How long it took to write a folder's shards, all runs together."""
+    record = folder / _DURATION
+    return float(record.read_text(encoding="utf-8")) if record.exists() else 0.0
+
+
+def _make(recipe: Recipe, split: str, reduce: Reduce, index: int) -> Made:
+    return reduce(recipe, specimen_tiles(recipe, split, index), index)
 
 
 def check_maker(folder: Path, recipe: Recipe) -> None:
@@ -126,12 +152,12 @@ def check_maker(folder: Path, recipe: Recipe) -> None:
 
 def _key(recipe: Recipe) -> str:
     """What of a recipe decides its shards, as JSON."""
-    return json.dumps(recipe.model_dump(include={"seed", "optics", "data"}, exclude_unset=True), sort_keys=True)
+    parts = {"family", "seed", "min_contrast", "conditions", "data", "network"}
+    return json.dumps(recipe.model_dump(include=parts, exclude_unset=True), sort_keys=True)
 
 
-def _write_shard(stem: Path, members: range, made: Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> None:
-    tiles, depths = zip(*made, strict=True)
-    per = tiles[0].shape[0]
-    np.save(stem.with_suffix(".tiles.npy"), np.concatenate(tiles))
-    np.save(stem.with_suffix(".specimen.npy"), np.repeat(np.asarray(members, np.int32), per))
-    np.save(stem.with_suffix(".z.npy"), np.concatenate(depths))
+def _write_shard(out: Path, stem: str, made: Iterator[Made]) -> None:
+    """`z` is written last: a shard without it is not there."""
+    specimens = list(made)
+    for name in sorted(specimens[0], key=lambda name: name == "z"):
+        np.save(out / f"{stem}.{name}.npy", np.concatenate([arrays[name] for arrays in specimens]))

@@ -11,21 +11,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from firmware import plugins
-from firmware.errors import UnknownPlugin
-from model_export.data import Tiles, draw_batch
+from model_export.data import Batch, Features, Split, Tiles
 from model_export.errors import BadRecipe, NoData
+from model_export.families import family_of
+from model_export.objective import objective
 from model_export.recipe import Recipe
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 Progress = Callable[[int, int, float], None]
 _AHEAD = 4
 
@@ -49,60 +46,47 @@ def build(recipe: Recipe) -> nn.Module:
     """
     torch.manual_seed(recipe.seed)
     try:
-        net: nn.Module = family_of(recipe).Net(**recipe.network)
+        net: nn.Module = family_of(recipe.family).Net(**recipe.network)
     except TypeError as error:
         raise BadRecipe(f"family {recipe.family!r} does not take {recipe.network}: {error}") from error
     return net
 
 
-def family_of(recipe: Recipe) -> ModuleType:
-    """The recipe's file in families/.
-
-    Raises:
-        BadRecipe: There is none of that name.
-    """
-    try:
-        return plugins.load("model_export.families", recipe.family)
-    except UnknownPlugin as error:
-        raise BadRecipe(f"recipe {recipe.name!r}: {error}") from error
-
-
-def train(recipe: Recipe, tiles: Tiles, run: Path, progress: Progress, steps: int | None = None) -> Trained:
+def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress, steps: int | None = None) -> Trained:
     """Train from the last checkpoint in `run`, or from nothing.
 
     Args:
         recipe: The numbers.
-        tiles: The training split.
+        split: The training split.
         run: Folder of `checkpoint.pt`.
         progress: Called with (step, steps, mean loss).
         steps: End earlier or later than the recipe says (the learning rate follows).
 
     Raises:
-        NoData: The checkpoint is another recipe's.
+        NoData: The checkpoint is another recipe's or another network's, or cannot be read.
     """
     table = recipe.training
     steps = steps or table.steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(recipe).train()
+    if isinstance(split, Features):
+        net.standardise(torch.from_numpy(split.features))  # type: ignore[operator]
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=table.learning_rate, weight_decay=table.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, steps, table.warmup_steps))
     checkpoint = run / "checkpoint.pt"
     first, spent_s, mean = 0, 0.0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        _same_recipe(state, recipe, run)
-        net.load_state_dict(state["net"])
+        state = _restore(net, checkpoint, recipe, device)
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first, spent_s, mean = state["step"], state["duration_s"], state["loss"]
     started = time.monotonic() - spent_s
-    with closing(_batches(recipe, tiles, first, steps)) as batches:
-        for step, (counts, depths) in enumerate(batches, first):
-            with torch.autocast(device.type, torch.bfloat16):
-                defocus_um, log_sigma = net(torch.from_numpy(counts).to(device))
-            truth_um = torch.from_numpy(depths).to(device)
-            loss = objective(defocus_um.float(), log_sigma.float(), truth_um, table.clip_um)
+    names = family_of(recipe.family).OUTPUTS
+    with closing(_batches(recipe, split, first, steps)) as batches:
+        for step, (seen, depths) in enumerate(batches, first):
+            answers = _ask(net, torch.from_numpy(seen).to(device), table.feature_noise, (recipe.seed, step))
+            loss = objective(dict(zip(names, answers, strict=True)), torch.from_numpy(depths).to(device), recipe)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -125,12 +109,7 @@ def load_trained(recipe: Recipe, run: Path) -> Trained:
     if not checkpoint.exists():
         raise NoData(f"{run} has no checkpoint; train first: parfocal-model train {recipe.name} --run {run}")
     net = build(recipe)
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        _same_recipe(state, recipe, run)
-        net.load_state_dict(state["net"])
-    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
-        raise NoData(f"{checkpoint} does not hold this recipe's network: {error}") from error
+    state = _restore(net, checkpoint, recipe, torch.device("cpu"))
     return Trained(net.eval(), state["step"], state["duration_s"], state["loss"], state.get("device", "cpu"))
 
 
@@ -141,34 +120,34 @@ def device_name(device: torch.device) -> str:
     return f"cpu, {torch.get_num_threads()} threads"
 
 
-def objective(defocus_um: Tensor, log_sigma: Tensor, truth_um: Tensor, clip_um: float) -> Tensor:
-    """Huber on the error, stricter near focus, plus the Gaussian likelihood of the error under sigma.
-
-    The likelihood does not reach the defocus (its error is detached), so that an easy sigma cannot buy off a
-    hard patch. Of a truth beyond `clip_um` any answer beyond it on the same side is right.
-    """
-    truth = truth_um.clamp(-clip_um, clip_um)
-    error = defocus_um - truth
-    over = (truth_um.abs() > clip_um) & (defocus_um * truth.sign() > clip_um)
-    error = torch.where(over, torch.zeros_like(error), error)
-    scale = 0.4 + 0.1 * truth.abs()
-    huber = nn.functional.huber_loss(error / scale, torch.zeros_like(error), delta=1.0)
-    log_sigma = log_sigma.clamp(-5.0, 3.0)
-    likelihood = (log_sigma + 0.5 * error.detach().square() * torch.exp(-2 * log_sigma)).mean()
-    return huber + 0.1 * likelihood
-
-
 def _rate(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
 
-def _batches(recipe: Recipe, tiles: Tiles, first: int, steps: int) -> Generator[Batch, None, None]:
+def _ask(net: nn.Module, seen: Tensor, noise: float, seed: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The network's answers in fp32: to patches (N, 224, 224, 3) uint8 by way of bf16, or to features (N, F).
+
+    Features are blurred by noise that depends on `seed` only.
+    """
+    answers: tuple[Tensor, ...]
+    if seen.dtype == torch.uint8:
+        with torch.autocast(seen.device.type, torch.bfloat16):
+            answers = net(seen)
+    else:
+        spread: Tensor = net.spread  # type: ignore[assignment]
+        drawn = torch.Generator(seen.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        blur = torch.randn(seen.shape, generator=drawn, device=seen.device)
+        answers = net.answer(seen + noise * spread * blur)  # type: ignore[operator]
+    return tuple(answer.float() for answer in answers)
+
+
+def _batches(recipe: Recipe, split: Split, first: int, steps: int) -> Generator[Batch, None, None]:
     """Batches drawn ahead by one thread; batch number k depends on the seed and k only."""
 
     def draw(step: int) -> Batch:
-        return draw_batch(tiles, np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch)
+        return split.draw(np.random.default_rng([recipe.seed, 77, step]), recipe.training.batch)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         ahead = deque(pool.submit(draw, step) for step in range(first, min(first + _AHEAD, steps)))
@@ -179,11 +158,17 @@ def _batches(recipe: Recipe, tiles: Tiles, first: int, steps: int) -> Generator[
             yield batch
 
 
-def _same_recipe(state: dict[str, Any], recipe: Recipe, run: Path) -> None:
-    if state.get("recipe") != recipe.sha256:
-        raise NoData(
-            f"{run} holds a checkpoint of another recipe, or of {recipe.name} before it changed; give another --run"
-        )
+def _restore(net: nn.Module, checkpoint: Path, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """Load a checkpoint into a network, and give all that it holds."""
+    try:
+        state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
+        if state.get("recipe") != recipe.sha256:
+            what = f"a checkpoint of another recipe, or of {recipe.name} before it changed"
+            raise NoData(f"{checkpoint.parent} holds {what}; give another --run")
+        net.load_state_dict(state["net"])
+    except (RuntimeError, KeyError, EOFError, UnpicklingError) as error:
+        raise NoData(f"{checkpoint} does not hold this recipe's network: {error}") from error
+    return state
 
 
 def _save(

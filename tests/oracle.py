@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.bundle import Input, Manifest, ModelBundle, Passport, Training
+from edge_app.bundle import Calibrations, CalibrationTable, Input, Manifest, ModelBundle, Passport, Training
 from edge_app.model import Model
 from edge_app.tasks import defocus
 from firmware.simulation import World
+
+_PLAIN = CalibrationTable(patch_scale=1.0, floor_um=0.05, patch_share=0.0, spread_share=1.0)
 
 
 class Oracle:
@@ -33,9 +35,9 @@ class Oracle:
         return {"defocus_um": np.asarray(said, np.float32), "log_sigma": log_sigma}
 
 
-def oracle(world: World, scale: float = 1.0, bias_um: float = 0.0, symmetric: bool = False) -> Model:
-    """A model for 20x/0.75 that is never wrong, unless it is told to be."""
-    manifest = Manifest(
+def manifest() -> Manifest:
+    """Of a model for 20x/0.75."""
+    return Manifest(
         name="oracle",
         version="1",
         description="reads the simulated world's truth",
@@ -46,14 +48,17 @@ def oracle(world: World, scale: float = 1.0, bias_um: float = 0.0, symmetric: bo
         input=Input(name="counts", patch_px=224),
         outputs=defocus.OUTPUTS,
         passport=Passport(numerical_aperture=(0.7, 0.8), pixel_um=(0.15, 0.20), range_um=30.0),
-        patch_sigma_scale=1.0,
-        frame_sigma_floor_um=0.05,
+        calibration=Calibrations(known=_PLAIN, unknown=_PLAIN),
         metrics={},
         training=Training(
             recipe="", recipe_sha256="", seed=0, commit="", steps=0, duration_s=0, device="", versions={}
         ),
         sha256={"model.onnx": "0" * 64},
     )
+
+
+def oracle(world: World, scale: float = 1.0, bias_um: float = 0.0, symmetric: bool = False) -> Model:
+    """A model that is never wrong, unless it is told to be."""
     nothing = np.zeros((1, 224, 224, 3), np.uint8)
     runtime = Oracle(world, scale, bias_um, symmetric)
-    return Model(ModelBundle(manifest, b"", nothing, {}, "oracle", 0), runtime, defocus)
+    return Model(ModelBundle(manifest(), b"", nothing, {}, "oracle", 0), runtime, defocus)

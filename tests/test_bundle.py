@@ -1,11 +1,15 @@
 """A bundle is read as it was packed, or not at all; its passport refuses foreign optics."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_app.bundle import (
+    Calibrations,
+    CalibrationTable,
     Input,
     Manifest,
     Passport,
@@ -21,6 +25,9 @@ from edge_app.estimate import Verdict
 from firmware.frames import FrameOptics
 from model_export.card import model_card
 
+MEASURED = CalibrationTable(patch_scale=1.0, floor_um=0.1, patch_share=0.0, spread_share=1.0)
+OTHERS = CalibrationTable(patch_scale=1.0, floor_um=0.3, patch_share=0.0, spread_share=1.0)
+
 
 def small_bundle() -> bytes:
     manifest = Manifest(
@@ -34,8 +41,7 @@ def small_bundle() -> bytes:
         input=Input(name="counts", patch_px=8),
         outputs=("defocus_um", "log_sigma"),
         passport=Passport(numerical_aperture=(0.7, 0.8), pixel_um=(0.16, 0.18), range_um=10.0),
-        patch_sigma_scale=1.0,
-        frame_sigma_floor_um=0.1,
+        calibration=Calibrations(known=MEASURED, unknown=OTHERS),
         metrics={},
         training=Training(
             recipe="r",
@@ -109,8 +115,8 @@ def test_a_missing_bundle_names_those_that_ship() -> None:
         find("nowhere")
 
 
-def optics(**known: float) -> FrameOptics:
-    return FrameOptics(**{"numerical_aperture": 0.75, "pixel_um": 0.1725, **known})  # type: ignore[arg-type]
+def optics(**known: Any) -> FrameOptics:
+    return FrameOptics(**{"numerical_aperture": 0.75, "pixel_um": 0.1725, "response": "linear", **known})
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,10 @@ def optics(**known: float) -> FrameOptics:
         (optics(pixel_um=0.0863), Verdict.WRONG_OPTICS),
         (optics(immersion_index=1.515), Verdict.WRONG_OPTICS),
         (optics(colour=False), Verdict.WRONG_OPTICS),
+        (optics(contrast="fluorescence"), Verdict.WRONG_OPTICS),
+        (optics(response="raw"), Verdict.WRONG_OPTICS),
+        (optics(response="tone"), Verdict.WRONG_OPTICS),
+        (optics(response="unknown"), Verdict.OPTICS_UNKNOWN),
         (FrameOptics(pixel_um=0.17), Verdict.OPTICS_UNKNOWN),
         (FrameOptics(numerical_aperture=0.75), Verdict.OPTICS_UNKNOWN),
     ],
@@ -134,6 +144,71 @@ def test_a_refusal_says_what_would_fit(path: Path) -> None:
     refusal = read(path).manifest.passport.check(optics(numerical_aperture=0.4))
     assert refusal is not None
     assert "NA 0.7 to 0.8" in refusal[1]
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (optics(response="unknown"), "reads linear frames.* unknown. Declare \\[camera.response\\].* or the sweep"),
+        (optics(response="tone"), "reads linear frames.* response is tone. Use a bundle for tone frames"),
+        (optics(contrast="fluorescence"), "for brightfield, and the board shows fluorescence"),
+    ],
+)
+def test_a_refusal_of_the_camera_says_what_to_do(path: Path, seen: FrameOptics, says: str) -> None:
+    refusal = read(path).manifest.passport.check(seen)
+    assert refusal is not None
+    assert re.search(says, refusal[1])
+
+
+def passport(**more: Any) -> Passport:
+    return Passport(numerical_aperture=(0.7, 0.8), pixel_um=(0.16, 0.18), range_um=10.0, **more)
+
+
+def test_a_bundle_for_grey_frames_refuses_colour_cameras() -> None:
+    refusal = passport(colour=False).check(optics())
+    assert refusal is not None
+    assert "reads grey frames" in refusal[1]
+    assert passport(colour=False).check(optics(colour=False)) is None
+
+
+def test_a_passport_may_accept_several_responses() -> None:
+    both = passport(response=("raw", "unknown"))
+    assert [both.check(optics(response=kind)) is None for kind in ("raw", "unknown", "linear")] == [True, True, False]
+
+
+def test_a_passport_without_the_newer_fields_is_for_linear_brightfield() -> None:
+    old = {"numerical_aperture": [0.7, 0.8], "pixel_um": [0.16, 0.18], "range_um": 10.0}
+    assert Passport.model_validate(old).check(optics()) is None
+    assert Passport.model_validate(old).response == ("linear",)
+    assert not Passport.model_validate(old).knows(optics(spherical_waves=0.1, longitudinal_colour_um=(0.5, 0.0, -0.4)))
+
+
+@pytest.mark.parametrize(
+    ("aberrations", "known"),
+    [
+        ({"spherical_waves": 0.15, "longitudinal_colour_um": (0.5, 0.0, -0.4)}, True),
+        ({"spherical_waves": 0.25, "longitudinal_colour_um": (0.5, 0.0, -0.4)}, False),
+        ({"spherical_waves": 0.15, "longitudinal_colour_um": (0.5, 0.0, 0.4)}, False),
+        ({"spherical_waves": 0.15}, False),
+        ({"longitudinal_colour_um": (0.5, 0.0, -0.4)}, False),
+        ({}, False),
+    ],
+)
+def test_a_passport_knows_measured_objectives_inside_its_ranges(aberrations: dict[str, Any], known: bool) -> None:
+    ranges = ((0.4, 0.6), (-0.1, 0.1), (-0.5, -0.3))
+    measured = passport(spherical_waves=(0.1, 0.2), longitudinal_colour_um=ranges)
+    assert measured.knows(optics(**aberrations)) is known
+    assert measured.check(optics(**aberrations)) is None
+
+
+def test_sigma_is_made_otherwise_behind_an_objective_that_was_measured(path: Path) -> None:
+    measured = optics(spherical_waves=0.1, longitudinal_colour_um=(0.0, 0.0, 0.0))
+    ranges = ((-0.1, 0.1),) * 3
+    manifest = read(path).manifest.model_copy(
+        update={"passport": passport(spherical_waves=(0.0, 0.2), longitudinal_colour_um=ranges)}
+    )
+    assert manifest.calibration_for(measured).floor_um == MEASURED.floor_um
+    assert manifest.calibration_for(optics()).floor_um == OTHERS.floor_um
 
 
 @pytest.mark.parametrize("shipped", factory_bundles(), ids=lambda p: p.stem)

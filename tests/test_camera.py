@@ -10,9 +10,10 @@ import pytest
 from firmware.camera import Camera, Exposure
 from firmware.clock import ManualClock
 from firmware.errors import CameraError, CameraTimeout, ProfileError
-from firmware.frames import Frame, FrameOptics, Pixels
+from firmware.frames import FrameOptics, Pixels
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import CameraProfile, load_profile
+from firmware.response import Response
 
 GREY: Pixels = np.full((4, 6), 7, np.uint8)
 
@@ -20,9 +21,15 @@ GREY: Pixels = np.full((4, 6), 7, np.uint8)
 class Reel(Camera):
     """A camera whose exposures of 10 ms begin at given moments; it counts those that are developed."""
 
-    def __init__(self, starts_s: list[float], flush_frames: int = 8) -> None:
+    def __init__(self, starts_s: list[float], flush_frames: int = 8, response: Response | None = None) -> None:
         profile = CameraProfile(
-            driver="reel", width_px=6, height_px=4, colour=False, timeout_ms=100, flush_frames=flush_frames
+            driver="reel",
+            width_px=6,
+            height_px=4,
+            colour=response is not None,
+            timeout_ms=100,
+            flush_frames=flush_frames,
+            response=response or Response(),
         )
         self.clock = ManualClock()
         super().__init__(profile, self.clock, "a board")
@@ -180,23 +187,6 @@ def test_a_frame_taken_on_the_way_knows_where_the_axis_was(developed: list[float
     assert frame.z_um == pytest.approx(-20.0 - 400.0 * 0.025)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 16])
-def test_full_scale_becomes_255_whatever_the_bits(bits: int) -> None:
-    grey = np.array([[0, 2**bits - 1], [2 ** (bits - 1), 2**bits - 1]], np.uint16)
-    frame = Frame(grey if bits > 8 else grey.astype(np.uint8), 0.0, 0.0, 1.0, bits=bits)
-    assert frame.as_rgb8()[:, :, 1].tolist() == [[0, 255], [128, 255]]
-
-
-def test_a_dim_frame_stays_dim() -> None:
-    frame = Frame(np.full((2, 2), 100, np.uint16), 0.0, 0.0, 1.0, bits=12)
-    assert frame.as_rgb8().max() == 6
-
-
-def test_eight_bit_colour_is_passed_on_without_a_copy() -> None:
-    colour = np.zeros((3, 4, 3), np.uint8)
-    assert Frame(colour, 0.0, 0.0, 1.0).as_rgb8() is colour
-
-
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((4, 7), np.uint8), np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint16), np.zeros((4, 6)), None],
@@ -206,3 +196,15 @@ def test_pixels_that_the_board_file_does_not_promise_are_refused(pixels: Any, mo
     monkeypatch.setattr(reel, "_next", lambda _timeout_s: Exposure(0.0, 0.01, lambda: pixels))
     with pytest.raises(CameraError, match=r"correct width_px"):
         reel.capture(0.0, still, FrameOptics())
+
+
+def test_a_raw_colour_camera_hands_over_a_mosaic_with_its_response() -> None:
+    raw = Response(kind="raw", pattern="GRBG", black_level=4)
+    frame = Reel([0.0], response=raw).capture(0.0, still, FrameOptics())
+    assert frame.pixels.shape == (4, 6)
+    assert (frame.response, frame.channels) == (raw, 3)
+
+
+def test_a_colour_camera_that_is_not_raw_may_not_hand_over_a_mosaic() -> None:
+    with pytest.raises(CameraError, match="colour, bits or response"):
+        Reel([0.0], response=Response(kind="linear")).capture(0.0, still, FrameOptics())

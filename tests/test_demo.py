@@ -73,6 +73,6 @@ def test_a_server_that_cannot_start_is_one_clear_error(folder: Path) -> None:
 def test_the_benchmark_compares_runtimes_stages_and_torch() -> None:
     measured = bench.bench(0, silent, rounds=2)
     assert {row["runtime"] for row in measured["rows"]} >= {"onnxruntime", "openvino"}
-    assert all(row["batch"] == 88 and row["fraction_of_sgemm"] > 0 for row in measured["rows"])
+    assert all(1 <= row["batch"] <= 88 and row["fraction_of_sgemm"] > 0 for row in measured["rows"])
     assert set(measured["stages_ms"]) >= {"capture", "cut", "reject", "infer", "fuse"}
     assert {"one_by_one_over_batch", "torch_eager_over_fastest"} <= set(measured["ratios"])

@@ -14,7 +14,9 @@ from firmware.clock import ManualClock
 from firmware.errors import ProfileError, UnknownPlugin
 from firmware.microscope import open_microscope
 from firmware.profile import BoardProfile, board_names, load_profile
+from firmware.specimens import KINDS
 from firmware.zaxis import ZAxis
+from model_export.evaluate import load_set, set_names
 from model_export.recipe import load_recipe, recipe_names
 
 FOLDERS = (
@@ -135,5 +137,26 @@ def test_every_recipe_loads_and_its_family_exists(recipe: str) -> None:
     table = load_recipe(recipe)
     assert table.name == recipe
     assert table.family in plugins.names("model_export.families")
-    assert table.optics.numerical_aperture[0] < table.optics.numerical_aperture[1]
-    assert table.data.range_um <= table.training.clip_um
+    assert set(table.sets) <= set(set_names())
+    assert table.data.range_um <= table.training.clip_um <= table.data.far_um
+    assert all(set(conditions.slide.kinds) <= set(KINDS) for conditions in table.conditions)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_conditions_of_a_recipe_make_one_passport(recipe: str) -> None:
+    conditions = load_recipe(recipe).conditions
+    assert len({(c.contrast, c.camera.monochrome, c.optics.magnification) for c in conditions}) == 1
+    assert {c.camera.response for c in conditions} <= set(load_recipe(recipe).accepts)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_recipe_is_judged_on_frames_that_its_passport_accepts(recipe: str) -> None:
+    from model_export.export import passport_of
+
+    table = load_recipe(recipe)
+    for wanted in map(load_set, table.sets):
+        assert passport_of(table).check(wanted.frame_optics()) is None, wanted.name
+        assert passport_of(table).knows(wanted.frame_optics()) == (
+            wanted.conditions.known and any(c.known for c in table.conditions)
+        )
+        assert wanted.range_um == table.data.range_um

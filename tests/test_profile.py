@@ -49,6 +49,13 @@ def test_an_unknown_board_is_told_what_there_is() -> None:
         ('homing = "switch"', 'homing = "hope"', "axis.homing: Input should be 'switch' or 'window'"),
         ("numerical_aperture = 0.30", "numerical_aperture = 3.0", "objective.1.numerical_aperture"),
         ("[camera]", "[camera", "is not TOML"),
+        ('kind = "linear"', 'kind = "raw"', 'camera.response: kind = "raw" needs a pattern'),
+        ('kind = "linear"', 'kind = "log"', "camera.response.kind"),
+        (
+            '[[objective]]\nname = "20x"',
+            'contrast = "phase"\n[[objective]]\nname = "20x"',
+            "contrast: Input should be",
+        ),
     ],
 )
 def test_a_wrong_board_is_refused_by_the_name_of_what_is_wrong(
@@ -106,6 +113,22 @@ def test_a_frame_knows_the_pixel_in_the_specimen() -> None:
     optics = profile.frame_optics(profile.objective[0])
     assert optics.pixel_um == pytest.approx(0.1725)
     assert optics.objective == "20x"
+
+
+def test_a_frame_knows_what_the_board_declares_of_camera_and_objective() -> None:
+    profile = load_profile("simulated").model_copy(update={"contrast": "fluorescence"})
+    measured, bare = (profile.frame_optics(objective) for objective in profile.objective)
+    assert (measured.response, measured.contrast) == ("linear", "fluorescence")
+    assert (measured.spherical_waves, measured.longitudinal_colour_um) == (0.15, (0.5, 0.0, -0.4))
+    assert (bare.spherical_waves, bare.longitudinal_colour_um) == (None, None)
+
+
+def test_what_the_simulated_objective_declares_is_what_is_simulated() -> None:
+    for board in ("simulated", "simulated_tiny"):
+        profile = load_profile(board)
+        table, declared = read_simulation(profile), profile.objective[0]
+        assert declared.spherical_waves == table.spherical_waves
+        assert declared.longitudinal_colour_um == table.longitudinal_colour_um
 
 
 def test_the_pixel_in_the_specimen_is_unknown_where_the_magnification_is() -> None:

@@ -91,6 +91,7 @@ def test_describe_tells_board_strategies_model_and_world(client: Client, bench: 
     assert reply.strategies[0] == bench.microscope.profile.focus.strategy
     assert {"single_shot", "sweep"} <= set(reply.strategies)
     assert (reply.model, reply.runtime) == ("oracle@1", "oracle")
+    assert (reply.camera.response, reply.contrast) == ("linear", "brightfield")
     assert reply.world["backlash_um"] == bench.world.table.backlash_um
 
 
@@ -98,8 +99,25 @@ def test_an_objective_that_the_model_does_not_know_leaves_no_model(client: Clien
     reply = client.select_objective("10x")
     assert reply.objective.selected
     assert not reply.HasField("model")
+    assert reply.why_model.startswith("oracle@1 refuses: the frame has NA 0.3")
     assert client.measure().estimate.verdict == focus_pb2.VERDICT_WRONG_OPTICS
     assert [m.fits_this_board for m in client.models().models if m.name == "oracle"] == [False]
+
+
+def test_a_model_says_what_it_reads_and_which_one_the_board_prefers(client: Client) -> None:
+    models = {model.name: model for model in client.models().models}
+    shipped = [model for model in models.values() if model.name != "oracle"]
+    assert [model.preferred for model in shipped if model.fits_this_board].count(True) == 1
+    assert not models["oracle"].preferred
+    optics = models["oracle"].optics
+    assert (list(optics.responses), optics.contrast, optics.colour) == (["linear"], "brightfield", True)
+
+
+def test_a_board_served_without_a_model_says_so(bare_bench: Bench) -> None:
+    with serving(bare_bench.appliance, "127.0.0.1:0") as where, Client(where) as client:
+        reply = client.describe()
+    assert not reply.HasField("model")
+    assert "without a model" in reply.why_model
 
 
 def test_capture_gives_the_frame_at_the_asked_size(client: Client) -> None:

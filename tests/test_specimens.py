@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from firmware.optics import Floats
-from firmware.specimens import KINDS, transmission
+from firmware.specimens import GLOWING, KINDS, transmission
 
 PITCH_UM = 0.15
 
@@ -18,6 +18,27 @@ def specimen(kind: str, seed: int = 1, side: int = 500) -> Floats:
 def covered(kind: str) -> float:
     """The share of green light's way that is not clear, over some specimens."""
     return float(np.mean([(specimen(kind, seed)[1] < 0.95).mean() for seed in range(6)]))
+
+
+def test_what_glows_is_a_kind() -> None:
+    assert KINDS.keys() >= GLOWING
+
+
+def test_fluorescence_is_bright_cells_on_a_dark_haze() -> None:
+    fields = [specimen("fluorescence", seed) for seed in range(6)]
+    for light in fields:
+        ground = light.min(axis=(1, 2))
+        assert 0.008 <= ground.min() <= ground.max() <= 0.03
+    assert max(light.max() for light in fields) == 1.0
+    assert 0.1 < np.mean([(light.max(axis=0) < 0.05).mean() for light in fields]) < 0.8
+
+
+def test_each_stain_glows_in_its_colour_and_all_share_the_cells() -> None:
+    red, green, blue = (specimen("fluorescence", 2)[c].ravel() for c in range(3))
+    for own, others in ((red, (green, blue)), (green, (red, blue)), (blue, (red, green))):
+        brightest = own > np.percentile(own, 99.8)
+        assert all(own[brightest].mean() > 1.5 * other[brightest].mean() for other in others)
+    assert np.corrcoef(green, blue)[0, 1] > 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,19 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.bundle import Manifest
-from edge_app.estimate import DefocusEstimate, fuse
+from edge_app.estimate import Answers, DefocusEstimate, fuse
 from edge_app.patches import PatchGrid
+from firmware.frames import FrameOptics
 
 OUTPUTS = ("defocus_um", "log_sigma")
+"""What every model of this task answers; some also give `side`, a logit, and `distance_um`."""
 
 
 def answer(
-    outputs: dict[str, NDArray[Any]], informative: NDArray[np.bool_], grid: PatchGrid, manifest: Manifest
+    outputs: dict[str, NDArray[Any]],
+    informative: NDArray[np.bool_],
+    grid: PatchGrid,
+    manifest: Manifest,
+    optics: FrameOptics,
 ) -> DefocusEstimate:
-    """One estimate from the outputs for the informative patches, each (K,)."""
-    sigma_um = sigma_of(outputs["log_sigma"])
-    defocus_um = np.asarray(outputs["defocus_um"], np.float32)
-    return fuse(defocus_um, sigma_um, informative, grid, manifest.calibration, manifest.label)
+    """One estimate from the outputs for the asked patches, each (K,), of a frame through these optics."""
+    return fuse(answers_of(outputs), informative, grid, manifest.calibration_for(optics), manifest.label)
+
+
+def answers_of(outputs: dict[str, NDArray[Any]]) -> Answers:
+    """The outputs (K,) by name as what they mean."""
+    side, distance_um = outputs.get("side"), outputs.get("distance_um")
+    return Answers(
+        np.asarray(outputs["defocus_um"], np.float32),
+        sigma_of(outputs["log_sigma"]),
+        None if side is None else np.asarray(1 / (1 + np.exp(-np.clip(side, -30, 30))), np.float32),
+        None if distance_um is None else np.asarray(distance_um, np.float32),
+    )
 
 
 def sigma_of(log_sigma: NDArray[Any]) -> NDArray[np.float32]:

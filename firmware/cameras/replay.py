@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from firmware.camera import Camera, Exposure
 from firmware.clock import Clock
 from firmware.errors import ProfileError
-from firmware.profile import BoardProfile, Table, explain
+from firmware.profile import BoardProfile
 from firmware.simulation import World
 from firmware.stacks import Stack, open_stack
+from firmware.table import Table, explain
 
 
 class ReplayOptions(Table):

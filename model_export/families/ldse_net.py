@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 TASK = "defocus"
+READS = "tiles"
 OUTPUTS = ("defocus_um", "log_sigma")
 
 

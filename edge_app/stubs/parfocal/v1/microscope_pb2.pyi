@@ -113,6 +113,7 @@ class Camera(_message.Message):
     HEIGHT_PX_FIELD_NUMBER: _builtins.int
     BIT_DEPTH_FIELD_NUMBER: _builtins.int
     COLOUR_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
     driver: _builtins.str
     """Driver name."""
     width_px: _builtins.int
@@ -122,7 +123,9 @@ class Camera(_message.Message):
     bit_depth: _builtins.int
     """Bits a sample."""
     colour: _builtins.bool
-    """Whether frames have three colour channels."""
+    """Whether it sees colours: frames have three channels, or are a raw mosaic of them."""
+    response: _builtins.str
+    """How counts follow from light, as the profile declares it: linear, raw, tone or unknown."""
     def __init__(
         self,
         *,
@@ -131,10 +134,11 @@ class Camera(_message.Message):
         height_px: _builtins.int = ...,
         bit_depth: _builtins.int = ...,
         colour: _builtins.bool = ...,
+        response: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bit_depth", b"bit_depth", "colour", b"colour", "driver", b"driver", "height_px", b"height_px", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bit_depth", b"bit_depth", "colour", b"colour", "driver", b"driver", "height_px", b"height_px", "response", b"response", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +224,8 @@ class DescribeReply(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IS_SIMULATED_FIELD_NUMBER: _builtins.int
     WORLD_FIELD_NUMBER: _builtins.int
+    CONTRAST_FIELD_NUMBER: _builtins.int
+    WHY_MODEL_FIELD_NUMBER: _builtins.int
     board: _builtins.str
     """Board profile by name."""
     description: _builtins.str
@@ -232,6 +238,10 @@ class DescribeReply(_message.Message):
     """The model in use: name@version. Absent when none fits."""
     is_simulated: _builtins.bool
     """Whether the microscope is simulated."""
+    contrast: _builtins.str
+    """How the specimen is made visible: brightfield or fluorescence."""
+    why_model: _builtins.str
+    """Why this model is in use, or why none is, in one sentence."""
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """Objectives that the profile knows."""
@@ -266,10 +276,12 @@ class DescribeReply(_message.Message):
         model: _builtins.str | None = ...,
         is_simulated: _builtins.bool = ...,
         world: _struct_pb2.Struct | None = ...,
+        contrast: _builtins.str = ...,
+        why_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_world", b"_world", "axis", b"axis", "camera", b"camera", "model", b"model", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_world", b"_world", "axis", b"axis", "board", b"board", "camera", b"camera", "description", b"description", "is_simulated", b"is_simulated", "model", b"model", "objectives", b"objectives", "runtime", b"runtime", "serving_version", b"serving_version", "strategies", b"strategies", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_world", b"_world", "axis", b"axis", "board", b"board", "camera", b"camera", "contrast", b"contrast", "description", b"description", "is_simulated", b"is_simulated", "model", b"model", "objectives", b"objectives", "runtime", b"runtime", "serving_version", b"serving_version", "strategies", b"strategies", "why_model", b"why_model", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
@@ -582,10 +594,13 @@ class SelectObjectiveReply(_message.Message):
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     Z_UM_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    WHY_MODEL_FIELD_NUMBER: _builtins.int
     z_um: _builtins.float
     """Objective position now, in micrometres."""
     model: _builtins.str
     """The model in use now: name@version. Absent when none fits."""
+    why_model: _builtins.str
+    """Why this model is in use, or why none is, in one sentence."""
     @_builtins.property
     def objective(self) -> Global___Objective:
         """The objective in the light path now."""
@@ -596,10 +611,11 @@ class SelectObjectiveReply(_message.Message):
         objective: Global___Objective | None = ...,
         z_um: _builtins.float = ...,
         model: _builtins.str | None = ...,
+        why_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "objective", b"objective", "z_um", b"z_um"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "objective", b"objective", "why_model", b"why_model", "z_um", b"z_um"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class OpticsPassport(_message.Message):
-    """The optics that a model was trained for."""
+    """The optics and cameras that a model was trained for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -29,6 +29,9 @@ class OpticsPassport(_message.Message):
     PIXEL_LOW_UM_FIELD_NUMBER: _builtins.int
     PIXEL_HIGH_UM_FIELD_NUMBER: _builtins.int
     RANGE_UM_FIELD_NUMBER: _builtins.int
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    CONTRAST_FIELD_NUMBER: _builtins.int
+    COLOUR_FIELD_NUMBER: _builtins.int
     numerical_aperture_low: _builtins.float
     """Smallest numerical aperture, no unit."""
     numerical_aperture_high: _builtins.float
@@ -39,6 +42,14 @@ class OpticsPassport(_message.Message):
     """Largest pixel in the specimen, in micrometres."""
     range_um: _builtins.float
     """Defocus that the model can tell, either side of focus, in micrometres."""
+    contrast: _builtins.str
+    """How the specimen must be made visible: brightfield or fluorescence."""
+    colour: _builtins.bool
+    """Whether it reads colour frames; otherwise it reads grey ones."""
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Camera responses that it accepts: linear, raw, tone, unknown."""
+
     def __init__(
         self,
         *,
@@ -47,10 +58,13 @@ class OpticsPassport(_message.Message):
         pixel_low_um: _builtins.float = ...,
         pixel_high_um: _builtins.float = ...,
         range_um: _builtins.float = ...,
+        responses: _abc.Iterable[_builtins.str] | None = ...,
+        contrast: _builtins.str = ...,
+        colour: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["numerical_aperture_high", b"numerical_aperture_high", "numerical_aperture_low", b"numerical_aperture_low", "pixel_high_um", b"pixel_high_um", "pixel_low_um", b"pixel_low_um", "range_um", b"range_um"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour", b"colour", "contrast", b"contrast", "numerical_aperture_high", b"numerical_aperture_high", "numerical_aperture_low", b"numerical_aperture_low", "pixel_high_um", b"pixel_high_um", "pixel_low_um", b"pixel_low_um", "range_um", b"range_um", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -73,6 +87,7 @@ class Model(_message.Message):
     FITS_THIS_BOARD_FIELD_NUMBER: _builtins.int
     WHY_NOT_FIELD_NUMBER: _builtins.int
     MANIFEST_JSON_FIELD_NUMBER: _builtins.int
+    PREFERRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     version: _builtins.str
@@ -93,6 +108,8 @@ class Model(_message.Message):
     """Why it does not fit, in one sentence. Absent when it fits."""
     manifest_json: _builtins.str
     """The whole manifest as JSON."""
+    preferred: _builtins.bool
+    """Whether it is what the board's camera and selected objective get when the bundle is "factory"."""
     @_builtins.property
     def optics(self) -> Global___OpticsPassport:
         """The optics that it was trained for. Absent when it depends on none."""
@@ -111,10 +128,11 @@ class Model(_message.Message):
         fits_this_board: _builtins.bool = ...,
         why_not: _builtins.str | None = ...,
         manifest_json: _builtins.str = ...,
+        preferred: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_optics", b"_optics", "_why_not", b"_why_not", "optics", b"optics", "why_not", b"why_not"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_optics", b"_optics", "_why_not", b"_why_not", "family", b"family", "fits_this_board", b"fits_this_board", "manifest_json", b"manifest_json", "name", b"name", "optics", b"optics", "parameters", b"parameters", "sha256", b"sha256", "size_bytes", b"size_bytes", "task", b"task", "version", b"version", "why_not", b"why_not"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_optics", b"_optics", "_why_not", b"_why_not", "family", b"family", "fits_this_board", b"fits_this_board", "manifest_json", b"manifest_json", "name", b"name", "optics", b"optics", "parameters", b"parameters", "preferred", b"preferred", "sha256", b"sha256", "size_bytes", b"size_bytes", "task", b"task", "version", b"version", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__optics: _TypeAlias = _typing.Literal["optics"]  # noqa: Y015
     _WhichOneofArgType__optics: _TypeAlias = _typing.Literal["_optics", b"_optics"]  # noqa: Y015

@@ -1,0 +1,114 @@
+"""Calibration: making a model's sigma mean what it says, on frames that it was not trained on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_app.bundle import Calibrations, CalibrationTable
+from edge_app.estimate import Calibration, centre_of, places_of, sigma_parts
+from edge_app.tasks.defocus import answers_of
+from model_export.errors import NoData
+from model_export.frames import Answered, Subject, answer_all, frames_of
+from model_export.recipe import Recipe
+
+_APART = 77
+Array = NDArray[np.float64]
+_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3)
+_SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
+_FLOORS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.13, 0.18, 0.25)
+
+
+def calibrate_recipe(recipe: Recipe, subject: Subject, progress: Callable[[int, int], None]) -> Calibrations:
+    """Calibrate on frames of a recipe's conditions, apart for objectives that were measured and others.
+
+    Every condition gives frames by its share; a recipe that has only one of the two uses it for both.
+
+    Raises:
+        NoData: No frame shows anything.
+    """
+    amount = recipe.calibration
+    groups: dict[bool, list[Answered]] = {True: [], False: []}
+    done = itertools.count(1)
+    shares = {known: sum(c.share for c in recipe.conditions if c.known is known) for known in groups}
+    present = sum(share > 0 for share in shares.values())
+    total = present * amount.specimens * amount.depths
+    for number, conditions in enumerate(recipe.conditions):
+        specimens = max(round(amount.specimens * conditions.share / shares[conditions.known]), 1)
+        seed = (recipe.seed, _APART, number)
+        truths = frames_of(conditions, recipe.data.range_um, seed, specimens, amount.depths, amount.frame_px)
+        told = answer_all(truths, subject, lambda: progress(next(done), total))
+        groups[conditions.known] += [answered for answered in told if answered.informative.any()]
+    measured, others = groups[True] or groups[False], groups[False] or groups[True]
+    if not measured:
+        raise NoData("no calibration frame shows anything; give the recipe other kinds of specimen or more light")
+    range_um = recipe.data.range_um
+    return Calibrations(known=_table(calibrate(measured, range_um)), unknown=_table(calibrate(others, range_um)))
+
+
+def _table(calibration: Calibration) -> CalibrationTable:
+    parts = ("patch_scale", "floor_um", "patch_share", "spread_share")
+    return CalibrationTable(**{part: getattr(calibration, part) for part in parts})
+
+
+def calibrate(answered: list[Answered], range_um: float) -> Calibration:
+    """Find the patch scale with which 68 % of patch errors lie within one sigma, and the parts of a frame's sigma.
+
+    The parts maximise the likelihood of the frames' errors (Laplace: their tails are long); their common scale
+    then balances the 68 % interval against the 95 % one.
+    """
+    scale = _patch_scale(answered)
+    plain = Calibration(range_um, scale)
+    error, typical, spread = (np.array(column) for column in zip(*(_parts(a, plain) for a in answered), strict=True))
+    unit = range_um / 10
+    best = min(product(_FLOORS, _SHARES, _SPREADS), key=lambda parts: _cost(error, typical, spread, _in(parts, unit)))
+    floor, share, of_spread = _in(best, unit)
+    stretch = _stretch(error / _sigma(typical, spread, (floor, share, of_spread)))
+    return Calibration(
+        range_um, round(scale, 4), round(floor * stretch, 4), round(share * stretch, 4), round(of_spread * stretch, 4)
+    )
+
+
+def _in(parts: tuple[float, float, float], unit: float) -> tuple[float, float, float]:
+    return parts[0] * unit, parts[1], parts[2]
+
+
+def _patch_scale(answered: list[Answered]) -> float:
+    ratios = [
+        np.abs(a.outputs["defocus_um"] - a.patch_truth_um[a.informative]) / answers_of(a.outputs).sigma_um
+        for a in answered
+    ]
+    return float(np.percentile(np.concatenate(ratios), 68.3))
+
+
+def _parts(answered: Answered, calibration: Calibration) -> tuple[float, float, float]:
+    """A frame's error and what its sigma is made of."""
+    asked, chosen = answered.asked()
+    answers = answers_of(asked)
+    unit = calibration.range_um / 10
+    sigma_um = answers.sigma_um * np.float32(calibration.patch_scale)
+    weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05 * unit) ** 2, np.float32)
+    places = places_of(chosen, answered.grid)
+    centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
+    distance = np.abs(answers.defocus_um - places @ slopes - centre).astype(np.float32)
+    return abs(centre - answered.truth_um), *sigma_parts(distance, weights, sigma_um)
+
+
+def _sigma(typical: Array, spread: Array, parts: tuple[float, float, float]) -> Array:
+    floor, share, of_spread = parts
+    return np.asarray(np.sqrt(floor**2 + (share * typical) ** 2 + (of_spread * spread) ** 2))
+
+
+def _cost(error: Array, typical: Array, spread: Array, parts: tuple[float, float, float]) -> float:
+    sigma = _sigma(typical, spread, parts)
+    return float(np.mean(np.log(sigma) + error / sigma))
+
+
+def _stretch(ratio: Array) -> float:
+    one, two = np.percentile(ratio, 68.3), np.percentile(ratio, 95) / 1.96
+    low, high = np.percentile(ratio, (65, 72))
+    return float(np.clip(np.sqrt(one * two), low, high))

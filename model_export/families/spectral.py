@@ -1,0 +1,140 @@
+"""Spectral: signed defocus from how each colour's power falls over spatial frequency, by a small dense network.
+
+A patch is weighed by a Hann window and transformed by matrix products with cosines and sines; power and
+cross-power of the colours are averaged over rings of frequency. Ratios between colours cancel the specimen and
+leave the optics: with longitudinal colour and spherical aberration they tell the side of focus. The front end has
+nothing to learn; it is the same graph in training and serving.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TASK = "defocus"
+READS = "features"
+OUTPUTS = ("defocus_um", "log_sigma", "side", "distance_um")
+SIDE_PX = 224
+_MIDDLE = SIDE_PX // 2
+_LEVEL_STEP = 8
+
+
+class Rings(nn.Module):
+    """Log power, colour ratios and coherence in rings of spatial frequency.
+
+    Args:
+        rings: How many, logarithmically spaced from 2 to `highest` cycles per patch.
+        highest: The highest frequency that the optics pass, in cycles per patch (at most 111).
+        colours: 3, or 1 for a monochrome camera.
+        density: Whether to take the logarithm of the counts first (bright field) or not (fluorescence).
+    """
+
+    def __init__(self, rings: int, highest: int, colours: int, density: bool) -> None:
+        super().__init__()
+        self.highest, self.colours, self.density = highest, colours, density
+        n, f = np.arange(1, _MIDDLE + 1), np.arange(1, highest + 1)
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * n / SIDE_PX)
+        angle = 2 * np.pi * np.outer(n, f) / SIDE_PX
+        waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * window[:, None]
+        waves /= math.sqrt(3 / 16 * SIDE_PX)  # half of the sum of the window's squares
+        waves[-1, :highest] /= 2
+        radius = np.hypot(f[:, None], f[None, :])
+        centres = np.geomspace(2.0, highest, rings)
+        place = np.interp(np.log(radius), np.log(centres), np.arange(rings))
+        place[(radius > highest) | (radius < 2.0)] = 1e4
+        self.register_buffer("waves", torch.from_numpy(waves.astype(np.float32)), persistent=False)
+        self.register_buffer("place", torch.from_numpy(place.reshape(-1, 1).astype(np.float32)), persistent=False)
+        self.register_buffer("ring", torch.arange(rings, dtype=torch.float32)[None], persistent=False)
+        self.waves: Tensor
+        self.place: Tensor
+        self.ring: Tensor
+
+    @property
+    def width(self) -> int:
+        """How many features a patch has."""
+        rings, pairs = self.ring.shape[1], self.colours - 1
+        return int(rings * (self.colours + 2 * pairs) + self.colours)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """(N, 224, 224, 3) uint8 to (N, F) float32."""
+        x = counts[..., : self.colours].permute(0, 3, 1, 2).float() + 1.0
+        if self.density:
+            x = torch.log(x)
+        level = x[:, :, ::_LEVEL_STEP, ::_LEVEL_STEP].mean(dim=(2, 3))
+        cosine_cosine, cosine_sine, sine_cosine, sine_sine = parts = self._transform(x)
+        power = cosine_cosine.square() + cosine_sine.square() + sine_cosine.square() + sine_sine.square()
+        rings = torch.relu(1.0 - torch.abs(self.place - self.ring))
+        rings = rings / rings.sum(dim=0, keepdim=True)
+        power = power.flatten(2) @ rings  # (N, C, R)
+        if not self.density:
+            power = power / level.square()[:, :, None]
+        log_power = torch.log(power + 1e-6)
+        features = [log_power.flatten(1)]
+        if self.colours > 1:
+            first, second, third, fourth = (part[:, :-1] * part[:, 1:] for part in parts)
+            shared = (first + second + third + fourth).flatten(2) @ rings  # (N, C - 1, R)
+            if not self.density:
+                shared = shared / (level[:, :-1] * level[:, 1:])[:, :, None]
+            features.append((log_power[:, :-1] - log_power[:, 1:]).flatten(1))
+            features.append((shared / torch.sqrt(power[:, :-1] * power[:, 1:] + 1e-12)).flatten(1))
+        features.append(torch.log(level) if not self.density else level)
+        return torch.cat(features, dim=1)
+
+    def _transform(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N, C, 224, 224) to four (N, C, K, K): cosines or sines down, cosines or sines across.
+
+        The window is zero in row 0; row n and row 224 - n share a cosine and have opposite sines, so that sums
+        and differences of rows, and of columns likewise, take a quarter of the work and half of the waves. Row 112
+        meets itself in the sum: its cosines are halved.
+        """
+        cosines, sines = self.waves[:, : self.highest], self.waves[:, self.highest :]
+        above, below = x[:, :, 1 : _MIDDLE + 1], torch.flip(x[:, :, _MIDDLE:], (2,))
+        down = cosines.T @ (above + below), sines.T @ (above - below)
+        left, right = (
+            [part[..., 1 : _MIDDLE + 1] for part in down],
+            [torch.flip(part[..., _MIDDLE:], (3,)) for part in down],
+        )
+        return (
+            (left[0] + right[0]) @ cosines,
+            (left[0] - right[0]) @ sines,
+            (left[1] + right[1]) @ cosines,
+            (left[1] - right[1]) @ sines,
+        )
+
+
+class Net(nn.Module):
+    """(N, 224, 224, 3) uint8 to (N,) defocus in um, log sigma, the logit of "above focus", distance in um."""
+
+    def __init__(
+        self, rings: int, highest: int, hidden: list[int], scale_um: float, colours: int = 3, density: bool = True
+    ) -> None:
+        super().__init__()
+        self.scale_um = scale_um
+        self.front = Rings(rings, highest, colours, density)
+        layers: list[nn.Module] = []
+        width = self.front.width
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.centre: Tensor
+        self.spread: Tensor
+        for out in hidden:
+            layers += [nn.Linear(width, out), nn.ReLU()]
+            width = out
+        self.head = nn.Sequential(*layers, nn.Linear(width, len(OUTPUTS)))
+
+    def standardise(self, features: Tensor) -> None:
+        """Set what is subtracted from features, and divided by, from (N, F) of the training split."""
+        self.centre.copy_(features.mean(dim=0))
+        self.spread.copy_(features.std(dim=0) + 1e-3)
+
+    def answer(self, features: Tensor) -> tuple[Tensor, ...]:
+        """(N, F) features to the four outputs, (N,) each."""
+        out = self.head((features - self.centre) / self.spread)
+        return out[:, 0] * self.scale_um, out[:, 1], out[:, 2], out[:, 3] * self.scale_um
+
+    def forward(self, counts: Tensor) -> tuple[Tensor, ...]:
+        """The four outputs per patch."""
+        return self.answer(self.front(counts))

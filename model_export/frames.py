@@ -1,0 +1,141 @@
+"""Evaluation frames: whole frames of drawn slides at stratified depths, and what a model answered to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_app.linear import rgb8
+from edge_app.patches import PatchGrid, chosen, content
+from firmware.frames import Frame, FrameOptics
+from firmware.optics import PupilTable, spread_um
+from firmware.rendering import Field, make_slide, render
+from model_export.conditions import Conditions, Setting
+
+FRAME_PX = (1944, 2592)
+Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation: (K, 224, 224, 3) uint8 to outputs (K,) by name, and how serving asks it."""
+
+    predict: Predict
+    patches_at_most: int
+    min_contrast: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A frame and all that is true of it.
+
+    `truth_um` is the defocus in the middle, counted from the absorbance-weighted mean depth of the specimen;
+    `patch_truth_um` (N,) that of every patch; `covered` (N,) the share of each patch that absorbs (or glows).
+    """
+
+    frame: Frame
+    truth_um: float
+    patch_truth_um: NDArray[np.float32]
+    covered: NDArray[np.float32]
+    grid: PatchGrid
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One frame's truth and a model's raw answers for all of its K informative patches, by output name (K,)."""
+
+    truth_um: float
+    patch_truth_um: NDArray[np.float32]
+    covered: NDArray[np.float32]
+    informative: Mask
+    chosen: Mask
+    outputs: dict[str, NDArray[Any]]
+    grid: PatchGrid
+    optics: FrameOptics
+
+    def asked(self) -> tuple[dict[str, NDArray[Any]], Mask]:
+        """The answers for those patches that serving would ask about, and which (N,) these are."""
+        keep = self.chosen[self.informative]
+        return {name: values[keep] for name, values in self.outputs.items()}, self.chosen
+
+
+def frames_of(
+    conditions: Conditions,
+    range_um: float,
+    seed: tuple[int, ...],
+    specimens: int,
+    depths: int,
+    frame_px: tuple[int, int] = FRAME_PX,
+) -> Iterator[Truth]:
+    """Frames of so many specimens, each at so many depths, one in every stratum of the range."""
+    for index in range(specimens):
+        rng = np.random.default_rng([*seed, index])
+        setting = conditions.draw(rng, (index + 0.5) / specimens)
+        z = (np.arange(depths) + rng.uniform(0, 1, depths)) / depths * 2 * range_um - range_um
+        yield from _frames(setting, z, (*seed, index), frame_px)
+
+
+def _frames(
+    setting: Setting, z_um: NDArray[np.float64], seed: tuple[int, ...], frame_px: tuple[int, int]
+) -> Iterator[Truth]:
+    slide_table, optics = setting.conditions.slide, setting.optics
+    rise = abs(setting.field_curvature_um) + 0.5 * sum(map(abs, setting.tilt_um)) + setting.thickness_um / 2
+    reach = float(np.abs(z_um).max()) + rise + 0.1
+    table = PupilTable(optics, reach)
+    farthest = reach + optics.coverslip_spread_um + 1.0
+    blur_um = spread_um(farthest, optics.numerical_aperture, optics.immersion_index)
+    slide = make_slide(
+        setting.kind,
+        (*seed, 1),
+        table,
+        *frame_px,
+        blur_um + 12 * optics.pixel_um,
+        thickness_um=setting.thickness_um,
+        layers=slide_table.layers if setting.thickness_um else 1,
+    )
+    grid = PatchGrid.fit(*frame_px)
+    where = (grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px)
+    heights, covered = slide.heights_um(*where), slide.coverage(*where)
+    field = Field(setting.tilt_um, setting.field_curvature_um, setting.vignetting)
+    across = (np.arange(grid.columns) - (grid.columns - 1) / 2) * grid.patch_px * optics.pixel_um
+    down = (np.arange(grid.rows) - (grid.rows - 1) / 2) * grid.patch_px * optics.pixel_um
+    for k, depth in enumerate(z_um.tolist()):
+        at = field.defocus_at(depth, slide, optics.pixel_um)
+        local = np.array([[at(x, y) for x in across.tolist()] for y in down.tolist()])
+        counts = render(slide, table, at, setting.sensor, (*seed, 2, k), setting.vignetting)
+        yield Truth(
+            setting.frame(counts),
+            depth - slide.mean_height_um(),
+            (local - heights).astype(np.float32).ravel(),
+            covered.astype(np.float32).ravel(),
+            grid,
+        )
+
+
+def answer_all(truths: Iterator[Truth], subject: Subject, progress: Callable[[], None]) -> list[Answered]:
+    """Ask a model about every informative patch of every frame; `progress` is called after each."""
+    answered = []
+    for truth in truths:
+        rgb = rgb8(truth.frame)
+        seen = content(rgb, truth.grid, subject.min_contrast)
+        informative = seen.informative
+        outputs = subject.predict(truth.grid.cut(rgb, informative)) if informative.any() else {}
+        answered.append(
+            Answered(
+                truth.truth_um,
+                truth.patch_truth_um,
+                truth.covered,
+                informative,
+                chosen(seen, truth.grid, subject.patches_at_most),
+                outputs,
+                truth.grid,
+                truth.frame.optics,
+            )
+        )
+        progress()
+    return answered

@@ -1,0 +1,153 @@
+"""Conditions: what is drawn stays in its ranges, follows its seed, and is declared as a board file would."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from firmware.sensor import expose
+from model_export.conditions import CameraTable, Conditions, Setting
+from model_export.evaluate import load_set
+from model_export.recipe import load_recipe
+
+ANY_CAMERA = load_recipe("spectral_20x_any_camera").conditions[1]
+
+
+def drawn(conditions: Conditions, count: int = 60) -> list[Setting]:
+    rng = np.random.default_rng(1)
+    return [conditions.draw(rng) for _ in range(count)]
+
+
+def with_camera(**camera: object) -> Conditions:
+    """The nominal conditions before another camera."""
+    return load_set("nominal").conditions.model_copy(update={"camera": CameraTable.model_validate(camera)})
+
+
+def seen(conditions: Conditions, seed: int = 1) -> tuple[Setting, np.ndarray]:
+    """A setting, and what a network sees of an evenly lit field."""
+    rng = np.random.default_rng(seed)
+    setting = conditions.draw(rng)
+    light = np.full((3, 32, 48), 0.5, np.float32)
+    return setting, setting.seen(expose(light, setting.sensor, rng))
+
+
+def inside(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    one, again, other = (ANY_CAMERA.draw(np.random.default_rng(seed)) for seed in (4, 4, 5))
+    assert one == again
+    assert one != other
+
+
+def test_optics_and_sensors_stay_in_their_ranges() -> None:
+    table, settings = ANY_CAMERA.optics, drawn(ANY_CAMERA)
+    assert all(inside(s.optics.numerical_aperture, table.numerical_aperture) for s in settings)
+    assert all(inside(s.optics.pixel_um, table.pixel_um) for s in settings)
+    assert all(inside(s.optics.spherical_waves, table.spherical_waves) for s in settings)
+    assert all(inside(s.sensor.exposure, table.exposure) for s in settings)
+    assert all(inside(s.sensor.full_well_e, table.full_well_e) for s in settings)
+    assert all(max(s.sensor.gains) <= 1.0 for s in settings)
+
+
+def test_what_a_camera_does_to_its_counts_stays_in_its_ranges() -> None:
+    table = ANY_CAMERA.camera
+    done = [s.processing for s in drawn(ANY_CAMERA) if s.processing is not None]
+    assert all(inside(p.saturation, table.saturation) for p in done)
+    assert all(inside(p.sharpening, table.sharpening) for p in done)
+    assert all(inside(p.jpeg_quality, table.jpeg_quality) for p in done)
+    assert all(inside(p.gamma, table.gamma) for p in done if p.curve == "gamma")
+    assert {p.curve for p in done} == {"srgb", "gamma"}
+
+
+def test_a_slide_is_as_thick_and_tilted_as_its_table_says() -> None:
+    slide = load_set("nominal").conditions.slide
+    told = {"thick_share": 0.5, "thickness_um": (1.0, 2.0), "tilt_um": 3.0, "vignetting": (0.1, 0.2)}
+    conditions = load_set("nominal").conditions.model_copy(update={"slide": slide.model_copy(update=told)})
+    settings = drawn(conditions)
+    assert all(s.thickness_um == 0.0 or inside(s.thickness_um, (1.0, 2.0)) for s in settings)
+    assert {s.thickness_um == 0.0 for s in settings} == {True, False}
+    assert all(inside(tilt, (-3.0, 3.0)) for s in settings for tilt in s.tilt_um)
+    assert all(inside(s.vignetting, (0.1, 0.2)) for s in settings)
+
+
+def test_quantiles_give_every_kind_of_specimen_its_share() -> None:
+    conditions, rng = load_set("nominal").conditions, np.random.default_rng(1)
+    kinds = Counter(conditions.draw(rng, (k + 0.5) / 20).kind for k in range(20))
+    assert kinds == {"tissue": 12, "smear": 5, "sparse": 3}
+
+
+def test_without_a_quantile_kinds_come_about_as_often_as_their_shares_say() -> None:
+    kinds = Counter(setting.kind for setting in drawn(load_set("nominal").conditions, 300))
+    assert kinds["tissue"] > kinds["smear"] > kinds["sparse"] > 15
+
+
+def test_an_objective_that_was_measured_declares_its_aberrations() -> None:
+    optics = load_set("nominal").frame_optics()
+    assert (optics.spherical_waves, optics.longitudinal_colour_um) == (0.15, (0.5, 0.0, -0.4))
+    assert optics.numerical_aperture == 0.75
+    assert optics.pixel_um == pytest.approx(0.1725)
+
+
+def test_an_objective_that_nobody_measured_declares_its_type_only() -> None:
+    first, second = (s.frame_optics() for s in drawn(load_set("optics").conditions, 2))
+    assert first == second
+    assert (first.spherical_waves, first.longitudinal_colour_um) == (None, None)
+    assert first.numerical_aperture == 0.75
+
+
+def test_a_raw_camera_gives_a_mosaic_that_is_seen_in_colour() -> None:
+    setting, rgb = seen(with_camera(response="raw", bits=12, black_level=(200.0, 200.0)))
+    assert setting.response.kind == setting.frame_optics().response == "raw"
+    assert setting.response.pattern == setting.sensor.pattern != ""
+    assert setting.response.black_level == 200.0
+    assert rgb.shape == (32, 48, 3)
+    assert rgb.mean() == pytest.approx(0.5 * 0.8 * 255, rel=0.1)
+
+
+def test_every_mosaic_is_drawn() -> None:
+    assert {s.sensor.pattern for s in drawn(load_set("raw").conditions)} == {"RGGB", "BGGR", "GRBG", "GBRG"}
+
+
+def test_an_unknown_camera_hands_over_a_picture_and_declares_nothing() -> None:
+    setting, rgb = seen(load_set("jpeg").conditions)
+    assert setting.processing is not None
+    assert setting.response.kind == setting.frame_optics().response == "unknown"
+    assert rgb.shape == (32, 48, 3)
+    assert rgb.dtype == np.uint8
+    assert rgb.mean() > 1.2 * 0.5 * 0.8 * 255
+
+
+def test_clear_glass_comes_out_about_grey_whatever_the_white_balance() -> None:
+    _, rgb = seen(with_camera(response="unknown", bits=12, white_balance=(1.9, 2.0), jpeg_quality=(95, 95)))
+    red, green, blue = rgb.reshape(-1, 3).mean(axis=0)
+    assert red == pytest.approx(green, rel=0.08)
+    assert blue == pytest.approx(green, rel=0.08)
+
+
+def test_some_unknown_cameras_are_linear_without_saying_so() -> None:
+    plain = drawn(with_camera(response="unknown", bits=12, plain_share=1.0, jpeg_quality=(90, 90)), 3)
+    assert all(s.processing is None and s.sensor.pattern == "" and s.sensor.bits == 8 for s in plain)
+    assert all(s.response.kind == "unknown" for s in plain)
+
+
+def test_a_monochrome_camera_shows_grey() -> None:
+    setting, rgb = seen(load_set("symmetric").conditions)
+    assert not setting.frame_optics().colour
+    assert np.array_equal(rgb[..., 0], rgb[..., 2])
+
+
+def test_another_camera_looks_at_the_same_slide_through_the_same_optics() -> None:
+    one = ANY_CAMERA.draw(np.random.default_rng(2))
+    other = one.with_camera(np.random.default_rng(3))
+    assert (one.optics, one.kind, one.tilt_um) == (other.optics, other.kind, other.tilt_um)
+    assert one.sensor != other.sensor
+
+
+def test_a_misspelt_condition_is_refused() -> None:
+    with pytest.raises(ValidationError, match="sharpness"):
+        with_camera(sharpness=(0.0, 1.0))
