@@ -27,7 +27,7 @@ TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test check lint types laws bench proto proto-check constraints clean
+.PHONY: help setup demo test check lint types laws bundle bench proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,13 @@ types: $(TEST_STAMP)
 
 laws: $(TEST_STAMP)
 	$(BIN)/lint-imports
+
+RECIPE ?= spectral_20x
+bundle: $(TEST_STAMP)  ## train one factory bundle from nothing, data included: make bundle RECIPE=spectral_20x
+	$(BIN)/parfocal-model synth $(RECIPE) --data runs/$(RECIPE)/shards
+	$(BIN)/parfocal-model train $(RECIPE) --data runs/$(RECIPE)/shards --run runs/$(RECIPE)
+	$(BIN)/parfocal-model export $(RECIPE) --data runs/$(RECIPE)/shards --run runs/$(RECIPE) \
+	  --out edge_app/models/$(RECIPE).parfocal
 
 bench: setup  ## measure this machine's speed
 	$(BIN)/parfocal bench

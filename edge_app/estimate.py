@@ -15,9 +15,11 @@ Mask = NDArray[np.bool_]
 _OUTSIDE = 1.15
 _AGREE = 0.75
 _NEAR = 0.5
+_NEAR_WITHOUT_SIDE = 1.5
 _MINORITY = 0.35
 _FEW = 3
 _ROUNDS = 6
+_EXPLAINED = 0.9
 _LEVEL = 0.1
 
 
@@ -71,8 +73,8 @@ class Calibration:
     """What evaluation found out about a model's own sigma.
 
     `patch_scale` multiplies a patch's. A frame's joins, as root of the sum of squares, `floor_um` (the error that
-    all its patches share), `patch_share` of its patches' typical sigma and `spread_share` of the standard error
-    of their median.
+    all its patches share), `patch_share` of its patches' typical sigma, `spread_share` of the standard error of
+    their median, and `excess_share` of how much farther they lie apart than their own sigmas explain.
     """
 
     range_um: float
@@ -80,6 +82,7 @@ class Calibration:
     floor_um: float = 0.0
     patch_share: float = 0.0
     spread_share: float = 1.0
+    excess_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def fuse(
     sigma = _sigma_of_frame(np.abs(level - centre), weights, sigma_um, calibration)
     asked = _Asked(answers, sigma_um, weights, np.asarray(level, np.float32))
     verdict, sentence, centre = _judge(asked, centre, sigma, calibration.range_um)
+    if verdict is Verdict.SIGN_UNCERTAIN:
+        sigma = _sigma_of_frame(np.abs(asked.distance_um - centre), weights, sigma_um, calibration)
     full_defocus = np.full(grid.count, np.nan, np.float32)
     full_sigma = full_defocus.copy()
     full_defocus[informative], full_sigma[informative] = answers.defocus_um, sigma_um
@@ -183,8 +188,11 @@ def weighted_median(values: Floats, weights: Floats) -> float:
     return float(np.interp(0.5 * mass[-1], middle, values[order]))
 
 
-def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple[float, float]:
-    """What a frame's sigma is made of, um: its patches' typical sigma, and the standard error of their median.
+def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple[float, float, float]:
+    """What a frame's sigma is made of, um.
+
+    Its patches' typical sigma; the standard error of their median; and the excess of their spread over what that
+    sigma explains, which a thick specimen shows and a thin one does not.
 
     Args:
         distance_um: (K,) of the patches' answers from the centre.
@@ -194,13 +202,14 @@ def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     spread = 1.4826 * weighted_median(distance_um, weights)
     typical = float((weights @ sigma_um) / weights.sum())
-    return typical, 1.25 * max(spread, 0.5 * typical) / effective**0.5
+    error = 1.25 * max(spread, 0.5 * typical) / effective**0.5
+    return typical, error, max(spread**2 - (_EXPLAINED * typical) ** 2, 0.0) ** 0.5
 
 
 def _sigma_of_frame(distance_um: Floats, weights: Floats, sigma_um: Floats, calibration: Calibration) -> float:
-    typical, error = sigma_parts(np.asarray(distance_um, np.float32), weights, sigma_um)
-    parts = (calibration.floor_um, calibration.patch_share * typical, calibration.spread_share * error)
-    return float(np.sqrt(np.square(parts).sum()))
+    parts = np.array([1.0, *sigma_parts(np.asarray(distance_um, np.float32), weights, sigma_um)])
+    shares = (calibration.floor_um, calibration.patch_share, calibration.spread_share, calibration.excess_share)
+    return float(np.sqrt(np.square(parts * shares).sum()))
 
 
 @dataclass(frozen=True)
@@ -210,13 +219,21 @@ class _Asked:
     weights: Floats
     level_um: Floats
 
+    @property
+    def distance_um(self) -> Floats:
+        """(K,) to focus, whatever the side."""
+        told = self.answers.distance_um
+        return np.abs(self.level_um) if told is None else told
+
 
 def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple[Verdict, str, float]:
     unit, values = range_um / 10, asked.level_um
     size, above = _distance(asked)
     tolerance = np.maximum(3 * asked.sigma_um, _AGREE * unit + 0.15 * size)
     agreeing = float((np.abs(values - centre) <= tolerance).mean())
-    if size > _NEAR * unit and min(above, 1 - above) > _MINORITY and _one_size(asked, size, tolerance):
+    near = _NEAR if asked.answers.above is not None else _NEAR_WITHOUT_SIDE
+    one_size = float((np.abs(asked.distance_um - size) <= tolerance).mean()) > 0.6
+    if size > near * unit and min(above, 1 - above) > _MINORITY and one_size:
         return (
             Verdict.SIGN_UNCERTAIN,
             f"about {size:.1f} um away, but on which side does not show",
@@ -245,10 +262,3 @@ def _distance(asked: _Asked) -> tuple[float, float]:
         size = weighted_median(np.abs(answers.defocus_um), asked.weights)
         return size, float(asked.weights[answers.defocus_um > 0].sum() / asked.weights.sum())
     return max(float(np.median(answers.distance_um)), 0.0), float(answers.above.mean())
-
-
-def _one_size(asked: _Asked, size: float, tolerance: Floats) -> bool:
-    """Whether the patches agree on the distance, so that only the side is in doubt."""
-    told = asked.answers.distance_um
-    distance = np.abs(asked.answers.defocus_um) if told is None else told
-    return float((np.abs(distance - size) <= tolerance).mean()) > 0.6

@@ -18,9 +18,10 @@ from model_export.recipe import Recipe
 
 _APART = 77
 Array = NDArray[np.float64]
-_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3)
-_SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
 _FLOORS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.13, 0.18, 0.25)
+_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3)
+_SPREADS = (0.0, 0.35, 0.7, 1.0, 1.4, 2.0, 3.0)
+_EXCESSES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 
 def calibrate_recipe(recipe: Recipe, subject: Subject, progress: Callable[[int, int], None]) -> Calibrations:
@@ -51,7 +52,7 @@ def calibrate_recipe(recipe: Recipe, subject: Subject, progress: Callable[[int, 
 
 
 def _table(calibration: Calibration) -> CalibrationTable:
-    parts = ("patch_scale", "floor_um", "patch_share", "spread_share")
+    parts = ("patch_scale", "floor_um", "patch_share", "spread_share", "excess_share")
     return CalibrationTable(**{part: getattr(calibration, part) for part in parts})
 
 
@@ -63,18 +64,14 @@ def calibrate(answered: list[Answered], range_um: float) -> Calibration:
     """
     scale = _patch_scale(answered)
     plain = Calibration(range_um, scale)
-    error, typical, spread = (np.array(column) for column in zip(*(_parts(a, plain) for a in answered), strict=True))
+    error, parts = zip(*(_parts(a, plain) for a in answered), strict=True)
+    errors, squares = np.array(error), np.square(np.array(parts))
     unit = range_um / 10
-    best = min(product(_FLOORS, _SHARES, _SPREADS), key=lambda parts: _cost(error, typical, spread, _in(parts, unit)))
-    floor, share, of_spread = _in(best, unit)
-    stretch = _stretch(error / _sigma(typical, spread, (floor, share, of_spread)))
-    return Calibration(
-        range_um, round(scale, 4), round(floor * stretch, 4), round(share * stretch, 4), round(of_spread * stretch, 4)
-    )
-
-
-def _in(parts: tuple[float, float, float], unit: float) -> tuple[float, float, float]:
-    return parts[0] * unit, parts[1], parts[2]
+    grid = product((floor * unit for floor in _FLOORS), _SHARES, _SPREADS, _EXCESSES)
+    best = min(grid, key=lambda shares: _cost(errors, _sigma(squares, shares)))
+    stretch = _stretch(errors / _sigma(squares, best))
+    floor, share, of_error, of_excess = (round(part * stretch, 4) for part in best)
+    return Calibration(range_um, round(scale, 4), floor, share, of_error, of_excess)
 
 
 def _patch_scale(answered: list[Answered]) -> float:
@@ -85,8 +82,8 @@ def _patch_scale(answered: list[Answered]) -> float:
     return float(np.percentile(np.concatenate(ratios), 68.3))
 
 
-def _parts(answered: Answered, calibration: Calibration) -> tuple[float, float, float]:
-    """A frame's error and what its sigma is made of."""
+def _parts(answered: Answered, calibration: Calibration) -> tuple[float, tuple[float, ...]]:
+    """A frame's error, and what its sigma is made of, the floor's 1 first."""
     asked, chosen = answered.asked()
     answers = answers_of(asked)
     unit = calibration.range_um / 10
@@ -95,16 +92,15 @@ def _parts(answered: Answered, calibration: Calibration) -> tuple[float, float, 
     places = places_of(chosen, answered.grid)
     centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
     distance = np.abs(answers.defocus_um - places @ slopes - centre).astype(np.float32)
-    return abs(centre - answered.truth_um), *sigma_parts(distance, weights, sigma_um)
+    return abs(centre - answered.truth_um), (1.0, *sigma_parts(distance, weights, sigma_um))
 
 
-def _sigma(typical: Array, spread: Array, parts: tuple[float, float, float]) -> Array:
-    floor, share, of_spread = parts
-    return np.asarray(np.sqrt(floor**2 + (share * typical) ** 2 + (of_spread * spread) ** 2))
+def _sigma(squares: Array, shares: tuple[float, ...]) -> Array:
+    """(F,) of the frames' squared parts (F, 4)."""
+    return np.asarray(np.sqrt(squares @ np.square(shares)))
 
 
-def _cost(error: Array, typical: Array, spread: Array, parts: tuple[float, float, float]) -> float:
-    sigma = _sigma(typical, spread, parts)
+def _cost(error: Array, sigma: Array) -> float:
     return float(np.mean(np.log(sigma) + error / sigma))
 
 

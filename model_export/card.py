@@ -10,8 +10,8 @@ _COLUMNS = ("mae_um", "median_um", "p95_um", "sign", "coverage_68", "coverage_95
 _PAGE = """\
 # {m.label}
 
-{m.description}. Family `{m.family}`, task `{m.task}`, {m.parameters:,} learned parameters ({kib:.0f} KiB in fp32),
-{mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
+{m.description}.
+Family `{m.family}`, task `{m.task}`, {m.parameters:,} learned parameters ({kib:.0f} KiB in fp32), {mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
 
 For: NA {na[0]:.4g} to {na[1]:.4g}, {px[0]:.4g} to {px[1]:.4g} um per pixel in the specimen,
 immersion index {p.immersion_index:g}, {light} {p.contrast}, camera response {response},
@@ -31,8 +31,9 @@ a verdict other than OK and OUT_OF_RANGE, and counts with its best guess.
 Blank patches (under 2 % covered): {blank}.
 
 Sigma of a patch is multiplied by {known.patch_scale:g} behind an objective whose aberrations the board declares, by
-{unknown.patch_scale:g} behind another; the parts of a frame's sigma (floor, share of the patches' sigma, share of
-the median's standard error) are {known_parts} and {unknown_parts}. They come from calibration frames of their own.
+{unknown.patch_scale:g} behind another. A frame's sigma is made of a floor and of shares of the patches' sigma, of the
+median's standard error and of the spread's excess: {known_parts} behind the one, {unknown_parts} behind the other.
+All come from calibration frames of their own.
 
 ## Where it comes from
 
@@ -82,4 +83,5 @@ def _blank(name: str, blank: dict[str, Any]) -> str:
 
 
 def _parts(table: CalibrationTable) -> str:
-    return f"{table.floor_um:.3g} um, {table.patch_share:.2g}, {table.spread_share:.2g}"
+    shares = (table.patch_share, table.spread_share, table.excess_share)
+    return f"{table.floor_um:.3g} um, {', '.join(f'{share:.2g}' for share in shares)}"

@@ -114,7 +114,7 @@ def score(answered: list[Answered], calibration: Calibration) -> Figures:
     values, truths, patch_sigmas = (np.concatenate(column) for column in zip(*patches, strict=True))
     estimates = [fused(a, calibration) for a in told]
     guesses = np.array([guess(e) for e in estimates])
-    sigmas = np.array([np.inf if e is None else e.sigma_um for e in estimates])
+    sigmas = np.array([0.0 if e is None else e.sigma_um for e in estimates])
     verdicts = [Verdict.NO_CONTENT if e is None else e.verdict for e in estimates]
     return {
         "frames": len(told),
