@@ -14,10 +14,9 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 _OUTSIDE = 1.15
 _AGREE = 0.75
-_NEAR = 0.5
-_NEAR_WITHOUT_SIDE = 1.5
-_MINORITY = 0.35
-_FEW = 3
+_NEAR, _MINORITY = 0.3, 0.28
+_NEAR_WITHOUT_SIDE, _MINORITY_WITHOUT_SIDE = 1.5, 0.3
+_FEW = 6
 _ROUNDS = 6
 _EXPLAINED = 0.9
 _LEVEL = 0.1
@@ -164,7 +163,7 @@ def centre_of(values: Floats, weights: Floats, places: Floats, soft: float) -> t
     """The level in the middle and the slopes (2,) of the plane through the values with the least absolute error.
 
     Iteratively reweighted least squares, the absolute error being soft within `soft`. The slopes are held towards
-    zero, the more so the less of the grid the patches cover; with three patches or fewer the plane is level.
+    zero, the more so the less of the grid the patches cover; with six patches or fewer the plane is level.
     """
     level, slopes = weighted_median(values, weights), np.zeros(2)
     if len(values) <= _FEW:
@@ -223,7 +222,7 @@ class _Asked:
     def distance_um(self) -> Floats:
         """(K,) to focus, whatever the side."""
         told = self.answers.distance_um
-        return np.abs(self.level_um) if told is None else told
+        return np.abs(self.answers.defocus_um) if told is None else told
 
 
 def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple[Verdict, str, float]:
@@ -231,9 +230,11 @@ def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple
     size, above = _distance(asked)
     tolerance = np.maximum(3 * asked.sigma_um, _AGREE * unit + 0.15 * size)
     agreeing = float((np.abs(values - centre) <= tolerance).mean())
-    near = _NEAR if asked.answers.above is not None else _NEAR_WITHOUT_SIDE
+    near, minority = _NEAR, _MINORITY
+    if asked.answers.above is None:
+        near, minority = _NEAR_WITHOUT_SIDE, _MINORITY_WITHOUT_SIDE
     one_size = float((np.abs(asked.distance_um - size) <= tolerance).mean()) > 0.6
-    if size > near * unit and min(above, 1 - above) > _MINORITY and one_size:
+    if size > near * unit and min(above, 1 - above) > minority and one_size:
         return (
             Verdict.SIGN_UNCERTAIN,
             f"about {size:.1f} um away, but on which side does not show",
@@ -261,4 +262,5 @@ def _distance(asked: _Asked) -> tuple[float, float]:
     if answers.above is None or answers.distance_um is None:
         size = weighted_median(np.abs(answers.defocus_um), asked.weights)
         return size, float(asked.weights[answers.defocus_um > 0].sum() / asked.weights.sum())
-    return max(float(np.median(answers.distance_um)), 0.0), float(answers.above.mean())
+    above = float((asked.weights @ answers.above) / asked.weights.sum())
+    return max(float(np.median(answers.distance_um)), 0.0), above

@@ -27,8 +27,8 @@ class Choice:
 def preferred(manifests: Sequence[Manifest], optics: FrameOptics) -> int | None:
     """Which of these models is to judge frames through these optics; None where every passport refuses.
 
-    Of those that accept: the one for the fewest kinds of response, then for the narrowest optics, then with the
-    smallest frame error (on the first set that all of them report), then the first by name.
+    Of those that accept: the one for the fewest kinds of response, then with the smallest frame error (on the first
+    set that all of them report), then for the narrowest optics, then the first by name.
 
     Returns:
         Its index in `manifests`.
@@ -39,7 +39,7 @@ def preferred(manifests: Sequence[Manifest], optics: FrameOptics) -> int | None:
     def rank(candidate: int) -> tuple[int, float, float, str]:
         manifest = manifests[accepting[candidate]]
         passport = manifest.passport
-        return len(passport.response), _width(passport), errors_um[candidate], manifest.label
+        return len(passport.response), errors_um[candidate], _width(passport), manifest.label
 
     best = min(range(len(accepting)), key=rank, default=None)
     return None if best is None else accepting[best]
@@ -98,7 +98,7 @@ def _why(manifests: Sequence[Manifest], optics: FrameOptics) -> str:
     accepting = sum(manifest.passport.check(optics) is None for manifest in manifests)
     if accepting == 1:
         return "the only factory bundle that accepts this camera and objective"
-    return f"the most specific of {accepting} factory bundles that accept this camera and objective"
+    return f"the best of {accepting} factory bundles that accept this camera and objective"
 
 
 def _errors_um(manifests: Sequence[Manifest]) -> list[float]:

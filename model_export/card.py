@@ -11,7 +11,8 @@ _PAGE = """\
 # {m.label}
 
 {m.description}.
-Family `{m.family}`, task `{m.task}`, {m.parameters:,} learned parameters ({kib:.0f} KiB in fp32), {mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
+Family `{m.family}`, task `{m.task}`, {m.parameters:,} learned parameters ({kib:.0f} KiB in fp32),
+{mflop:.0f} MFLOP per patch of {m.input.patch_px} pixels.
 
 For: NA {na[0]:.4g} to {na[1]:.4g}, {px[0]:.4g} to {px[1]:.4g} um per pixel in the specimen,
 immersion index {p.immersion_index:g}, {light} {p.contrast}, camera response {response},
@@ -19,10 +20,11 @@ immersion index {p.immersion_index:g}, {light} {p.contrast}, camera response {re
 
 ## Accuracy on specimens it never saw
 
-Whole frames of 2592x1944, 12 specimens at 12 depths each; `parfocal-model evaluate {m.name} --set SET --seed SEED`
-gives the same figures. Errors in um; patches covered to more than 20 %; `sign` counts where |z| exceeds half a depth
-of field; coverage is the share of errors within one sigma (68 %) and 1.96 sigma (95 %); a frame is abstained on with
-a verdict other than OK and OUT_OF_RANGE, and counts with its best guess.
+Whole frames of 2592x1944, `n` of them (144 are 12 specimens at 12 depths each);
+`parfocal-model evaluate {m.name} --set SET --seed SEED` gives the same figures for 144. Errors in um; patches covered
+to more than 20 %; `sign` counts where |z| exceeds half a depth of field; coverage is the share of errors within one
+sigma (68 %) and 1.96 sigma (95 %); a frame is abstained on with a verdict other than OK and OUT_OF_RANGE, and counts
+with its best guess.
 
 | set (seed) | unit | n | mean | median | p95 | sign | 68 % | 95 % | abstained |
 |---|---|---|---|---|---|---|---|---|---|

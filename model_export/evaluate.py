@@ -138,12 +138,13 @@ def _patches(answered: Answered, calibration: Calibration) -> tuple[NDArray[Any]
 
 
 def guess(estimate: DefocusEstimate | None) -> float:
-    """The estimate; where the side is not known, the distance on the side that more of the patches name."""
+    """The estimate; where the side is not known, the distance on the side that most of the patches' weight names."""
     if estimate is None:
         return 0.0
     if estimate.verdict is Verdict.SIGN_UNCERTAIN:
-        side = 1.0 if float(np.nanmedian(estimate.patches.defocus_um)) >= 0 else -1.0
-        return side * estimate.defocus_um
+        weight = 1.0 / np.square(estimate.patches.sigma_um)
+        above = float(np.nansum(np.sign(estimate.patches.defocus_um) * weight)) >= 0
+        return estimate.defocus_um if above else -estimate.defocus_um
     return estimate.defocus_um
 
 

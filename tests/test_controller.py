@@ -168,7 +168,7 @@ def test_a_region_outside_the_frame_moves_nothing(microscope: Microscope) -> Non
 
 
 def test_an_open_sign_is_decided_by_a_small_move(microscope: Microscope) -> None:
-    start_at(microscope, -4.0)
+    start_at(microscope, -6.0)
     model = oracle(world_of(microscope), symmetric=True)
     outcome = Controller(microscope, model).focus("single_shot", silent)
     assert outcome.verdict is Verdict.SIGN_UNCERTAIN

@@ -139,19 +139,28 @@ def test_wrong_patches_in_a_corner_do_not_pass_for_a_tilt() -> None:
     assert fused(values).defocus_um == pytest.approx(3.0, abs=0.3)
 
 
-def test_three_patches_are_too_few_for_a_plane() -> None:
+def test_six_patches_are_too_few_for_a_plane() -> None:
     mask = np.zeros(88, bool)
-    mask[[0, 1, 2]] = True
-    values = np.array([1.0, 2.0, 3.0], np.float32)
-    centre, slopes = centre_of(values, np.ones(3, np.float32), places_of(mask, GRID), 0.05)
-    assert centre == pytest.approx(2.0)
+    mask[:6] = True
+    values = np.arange(1.0, 7.0, dtype=np.float32)
+    centre, slopes = centre_of(values, np.ones(6, np.float32), places_of(mask, GRID), 0.05)
+    assert centre == pytest.approx(3.5)
     assert not slopes.any()
 
 
+def test_four_patches_that_disagree_about_the_side_are_no_tilted_plane() -> None:
+    grid = PatchGrid(2, 2, 0, 0)
+    values = np.array([6.0, -6.0, 6.0, -6.0], np.float32)
+    answers = Answers(values, np.full(4, 0.1, np.float32))
+    estimate = fuse(answers, np.ones(4, bool), grid, Calibration(10.0), "")
+    assert estimate.verdict is Verdict.SIGN_UNCERTAIN
+    assert estimate.defocus_um == pytest.approx(6.0)
+
+
 def test_patches_in_one_row_leave_the_other_slope_level() -> None:
-    grid = PatchGrid(1, 5, 0, 0)
-    places = places_of(np.ones(5, bool), grid)
-    centre, slopes = centre_of(3.0 + places[:, 0], np.ones(5, np.float32), places, 0.05)
+    grid = PatchGrid(1, 9, 0, 0)
+    places = places_of(np.ones(9, bool), grid)
+    centre, slopes = centre_of(3.0 + places[:, 0], np.ones(9, np.float32), places, 0.05)
     assert centre == pytest.approx(3.0, abs=0.01)
     assert slopes[0] > 0.5
     assert slopes[1] == 0.0

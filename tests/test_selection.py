@@ -1,4 +1,4 @@
-"""Which factory bundle a board gets: the most specific of those that accept its optics and camera."""
+"""Which factory bundle a board gets: the best of those that accept its optics and camera."""
 
 from __future__ import annotations
 
@@ -65,22 +65,25 @@ def microscope() -> Iterator[Microscope]:
 
 
 def test_a_bundle_for_fewer_responses_is_preferred() -> None:
+    own = manifest("own", 0.5, response=("linear",))
     broad = manifest("broad", 0.01, response=("linear", "raw"), pixel_um=(0.17, 0.175))
-    assert chosen([manifest("own", 0.5), broad]) == "own"
-    assert chosen([manifest("own", 0.5), broad], replace(OPTICS, response="raw")) == "broad"
+    assert chosen([own, broad]) == "own"
+    assert chosen([own, broad], replace(OPTICS, response="raw")) == "broad"
 
 
-def test_of_equal_responses_the_narrower_optics_are_preferred() -> None:
-    wide = manifest("wide", 0.01, numerical_aperture=(0.5, 0.9))
+def test_of_equal_responses_the_smaller_frame_error_is_preferred() -> None:
+    wide = manifest("wide", 0.2, numerical_aperture=(0.5, 0.9))
+    assert chosen([manifest("narrow", 0.3), wide]) == "wide"
+    assert chosen([manifest("narrow", 0.1), wide]) == "narrow"
+
+
+def test_where_errors_cannot_be_compared_the_narrower_optics_are_preferred() -> None:
+    wide = manifest("a_wide", numerical_aperture=(0.5, 0.9))
     assert chosen([wide, manifest("narrow", 0.5)]) == "narrow"
-    assert chosen([wide, manifest("narrow", 0.5)], replace(OPTICS, numerical_aperture=0.6)) == "wide"
+    assert chosen([wide, manifest("narrow", 0.5)], replace(OPTICS, numerical_aperture=0.6)) == "a_wide"
 
 
-def test_of_equal_passports_the_smaller_frame_error_is_preferred() -> None:
-    assert chosen([manifest("a", 0.3), manifest("b", 0.2)]) == "b"
-
-
-def test_where_an_error_is_not_reported_the_name_decides() -> None:
+def test_of_bundles_alike_the_first_by_name_is_preferred() -> None:
     assert chosen([manifest("b", 0.2), manifest("a")]) == "a"
     odd = manifest("c").model_copy(update={"metrics": {"onnx_parity": 0.001, "specimens": {"frame": None}}})
     assert chosen([odd, manifest("b", 0.2)]) == "b"

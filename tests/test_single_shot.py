@@ -136,3 +136,14 @@ def test_an_open_sign_is_decided_by_one_small_move(start_um: float) -> None:
 def test_every_target_stays_inside_the_ground() -> None:
     done = run(55.0, lambda z: (Verdict.OK, -50.0, 0.1))
     assert max(done.path) <= GROUND.high_um
+
+
+def test_a_side_that_never_shows_does_not_matter_within_half_a_depth_of_field() -> None:
+    def sideless(z_um: float) -> tuple[Verdict, float, float]:
+        return Verdict.SIGN_UNCERTAIN, max(abs(z_um), 0.35), 0.1
+
+    done = run(5.0, sideless)
+    assert isinstance(done.end, Settled)
+    assert "on whichever side" in done.end.why
+    assert abs(done.path[-1]) < 0.5
+    assert len(done.path) == 3

@@ -61,7 +61,13 @@ def _rest_at_best(look: Observation, best: Observation) -> Plan:
 
 
 def _without_estimate(look: Observation, ground: Ground) -> Plan:
-    """A look that no move can be taken from: sweep if there is something to see, else say why not."""
+    """A look that no move can be taken from: sweep if there is something to see, else say why not.
+
+    Within half a depth of field the side does not matter.
+    """
+    estimate = _estimate(look)
+    if estimate.verdict is Verdict.SIGN_UNCERTAIN and estimate.defocus_um <= 0.5 * ground.depth_of_field_um:
+        return Settled(f"within {estimate.defocus_um:.2f} um of focus, on whichever side")
     if _verdict(look) in (Verdict.OUT_OF_RANGE, Verdict.DISAGREEMENT, Verdict.SIGN_UNCERTAIN):
         return (yield from sweep.plan(look, ground))
     return GiveUp(_verdict(look), _estimate(look).sentence)
