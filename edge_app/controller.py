@@ -17,7 +17,7 @@ from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
 from edge_app.linear import rgb8
 from edge_app.measures import sharpness
 from edge_app.model import Model, ModelSource
-from edge_app.patches import MIN_CONTRAST, PatchGrid, RegionOfInterest, chosen, content
+from edge_app.patches import MIN_CONTRAST, PATCH_PX, PatchGrid, RegionOfInterest, chosen, content
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
@@ -138,7 +138,8 @@ class Controller:
         watch = watch or Stopwatch()
         with watch("convert"):
             rgb = rgb8(frame)
-            grid = PatchGrid.fit(frame.height_px, frame.width_px, roi=roi)
+            patch_px = self.model.patch_px if self.model else PATCH_PX
+            grid = PatchGrid.fit(frame.height_px, frame.width_px, patch_px, roi)
         with watch("reject"):
             seen = content(rgb, grid, self.model.min_contrast if self.model else MIN_CONTRAST)
             informative = seen.informative

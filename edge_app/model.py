@@ -14,7 +14,7 @@ from edge_app import selection
 from edge_app.bundle import ModelBundle
 from edge_app.errors import BundleError, RuntimeFailed
 from edge_app.estimate import DefocusEstimate, refuse
-from edge_app.patches import PATCH_PX, PatchGrid
+from edge_app.patches import PatchGrid
 from edge_app.runtime import Runtime, open_runtime
 from firmware import plugins
 from firmware.errors import UnknownPlugin
@@ -34,6 +34,11 @@ class Model:
     def label(self) -> str:
         """Name and version of the bundle."""
         return self.bundle.manifest.label
+
+    @property
+    def patch_px(self) -> int:
+        """Side of the patches that it takes."""
+        return self.bundle.manifest.input.patch_px
 
     @property
     def min_contrast(self) -> float:
@@ -107,10 +112,6 @@ def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:
         RuntimeFailed: No runtime can execute it as the golden outputs demand.
     """
     checked = bundles.read(path)
-    if checked.manifest.input.patch_px != PATCH_PX:
-        raise BundleError(
-            f"{checked.manifest.label} wants patches of {checked.manifest.input.patch_px} pixels, not {PATCH_PX}"
-        )
     try:
         task = plugins.load("edge_app.tasks", checked.manifest.task)
     except UnknownPlugin as error:

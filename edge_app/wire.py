@@ -61,6 +61,7 @@ def estimate_to(estimate: DefocusEstimate, frame: Frame, with_map: bool = False)
         sigma_um=_given(estimate.sigma_um),
         patches_used=estimate.patches_used,
         patches_total=estimate.patches.grid.count,
+        patch_px=estimate.patches.grid.patch_px,
         patches=_patches_to(estimate.patches) if with_map else (),
         model=estimate.model,
         z_um=frame.z_um,
@@ -74,11 +75,13 @@ def patch_map_from(estimate: focus_pb2.Estimate) -> PatchMap | None:
     patches = estimate.patches
     if not patches:
         return None
+    side = estimate.patch_px or PATCH_PX
     grid = PatchGrid(
         rows=1 + max(p.row for p in patches),
         columns=1 + max(p.column for p in patches),
-        top_px=round(patches[0].y_px - PATCH_PX / 2),
-        left_px=round(patches[0].x_px - PATCH_PX / 2),
+        top_px=round(patches[0].y_px - side / 2),
+        left_px=round(patches[0].x_px - side / 2),
+        patch_px=side,
     )
     return PatchMap(
         grid,

@@ -41,7 +41,8 @@ def calibrate_recipe(recipe: Recipe, subject: Subject, progress: Callable[[int, 
     for number, conditions in enumerate(recipe.conditions):
         specimens = max(round(amount.specimens * conditions.share / shares[conditions.known]), 1)
         seed = (recipe.seed, _APART, number)
-        truths = frames_of(conditions, recipe.data.range_um, seed, specimens, amount.depths, amount.frame_px)
+        frame_px, patch_px = amount.frame_px, recipe.patch_px
+        truths = frames_of(conditions, recipe.data.range_um, seed, specimens, amount.depths, frame_px, patch_px)
         told = answer_all(truths, subject, lambda: progress(next(done), total))
         groups[conditions.known] += [answered for answered in told if answered.informative.any()]
     measured, others = groups[True] or groups[False], groups[False] or groups[True]

@@ -40,7 +40,7 @@ All come from calibration frames of their own.
 ## Where it comes from
 
 Recipe `{t.recipe}` (sha256 {t.recipe_sha256:.16}), seed {t.seed}, commit {t.commit},
-data in {data:.0f} minutes, {t.steps} steps in {minutes:.1f} minutes on {t.device}; {versions}.
+{data}, {t.steps} steps in {minutes:.1f} minutes on {t.device}; {versions}.
 """
 
 
@@ -62,7 +62,7 @@ def model_card(manifest: Manifest) -> str:
         unknown=manifest.calibration.unknown,
         known_parts=_parts(manifest.calibration.known),
         unknown_parts=_parts(manifest.calibration.unknown),
-        data=manifest.training.data_duration_s / 60,
+        data=_data(manifest.training.data_duration_s / 60),
         minutes=manifest.training.duration_s / 60,
         versions=", ".join(f"{name} {version}" for name, version in sorted(manifest.training.versions.items())),
     )
@@ -82,6 +82,10 @@ def _row(name: str, unit: str, figures: dict[str, Any]) -> str:
 
 def _blank(name: str, blank: dict[str, Any]) -> str:
     return f"{name}: precision {blank['precision']:.3f}, recall {blank['recall']:.3f} of {blank['patches']}"
+
+
+def _data(minutes: float) -> str:
+    return f"data in {minutes:.0f} minutes" if minutes else "data in a time that was not recorded"
 
 
 def _parts(table: CalibrationTable) -> str:

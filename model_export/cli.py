@@ -96,7 +96,7 @@ def export(
     table = load_recipe(recipe)
     trained = load_trained(table, run)
     exported = export_network(table, trained, golden_patches(table))
-    subject = Subject(exported.predictor(), table.patches_at_most, table.min_contrast)
+    subject = Subject(exported.predictor(), table.patches_at_most, table.min_contrast, table.patch_px)
     with _Bar("calibration frames") as update:
         calibrations = calibrate_recipe(table, subject, update)
     metrics: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def evaluate(
     optics = wanted.frame_optics()
     model = open_model(choose(optics) if bundle == "factory" else find(bundle), runtime)
     manifest = model.bundle.manifest
-    subject = Subject(model.infer, model.patches_at_most, model.min_contrast)
+    subject = Subject(model.infer, model.patches_at_most, model.min_contrast, model.patch_px)
     with _Bar(f"{set_name} frames") as update:
         ticks = _ticks(update, specimens * depths)
         answered = answer_set(wanted, subject, seed, ticks, specimens, depths)

@@ -90,7 +90,7 @@ def reduce(recipe: Recipe, specimen: Specimen, index: int) -> Made:
     if family_of(recipe.family).READS == "tiles":
         mean = depths.mean(axis=(1, 2))
         return {"tiles": tiles, "z": mean, "specimen": np.full(len(mean), index, np.int32)}
-    grid = PatchGrid.fit(*tiles.shape[1:3])
+    grid = PatchGrid.fit(tiles.shape[1], tiles.shape[2], recipe.patch_px)
     keep = np.stack([content(tile, grid, recipe.training_contrast).informative for tile in tiles])
     patches = np.concatenate([grid.cut(tile, kept) for tile, kept in zip(tiles, keep, strict=True)])
     z_um = depths.reshape(keep.shape)[keep]

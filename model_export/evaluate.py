@@ -83,7 +83,7 @@ def answer_set(
     """Ask a model about every frame of a set; training never draws from these seeds."""
     name = zlib.crc32(wanted.name.encode())
     seeds = (seed, _UNSEEN, name)
-    truths = frames_of(wanted.conditions, wanted.range_um, seeds, specimens, depths, wanted.frame_px)
+    truths = frames_of(wanted.conditions, wanted.range_um, seeds, specimens, depths, wanted.frame_px, subject.patch_px)
     return answer_all(truths, subject, progress)
 
 

@@ -37,9 +37,9 @@ OPSET = 18
 INPUT = "counts"
 
 
-def to_onnx(net: nn.Module, outputs: Sequence[str]) -> bytes:
-    """Export (N, 224, 224, 3) uint8 to one (N,) float32 per output, N free, and simplify the graph."""
-    example = torch.zeros((2, PATCH_PX, PATCH_PX, 3), dtype=torch.uint8)
+def to_onnx(net: nn.Module, outputs: Sequence[str], patch_px: int = PATCH_PX) -> bytes:
+    """Export (N, P, P, 3) uint8 to one (N,) float32 per output, N free, and simplify the graph."""
+    example = torch.zeros((2, patch_px, patch_px, 3), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
@@ -98,11 +98,11 @@ def check_parity(data: bytes, golden: dict[str, NDArray[np.float32]], counts: ND
     return worst
 
 
-def flop_per_patch(net: nn.Module) -> float:
+def flop_per_patch(net: nn.Module, patch_px: int = PATCH_PX) -> float:
     """Floating-point operations of convolutions and matrix products for one patch."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        net(torch.zeros((1, PATCH_PX, PATCH_PX, 3), dtype=torch.uint8))
+        net(torch.zeros((1, patch_px, patch_px, 3), dtype=torch.uint8))
     return float(counter.get_total_flops())
 
 
@@ -128,13 +128,13 @@ class Exported:
 
 
 def export_network(recipe: Recipe, trained: Trained, golden_counts: NDArray[np.uint8]) -> Exported:
-    """Export a network and hold the graph against it on patches (N, 224, 224, 3) uint8, some of which it keeps.
+    """Export a network and hold the graph against it on patches (N, P, P, 3) uint8, some of which it keeps.
 
     Raises:
         ParityError: The ONNX does not answer as the network.
     """
     outputs = family_of(recipe.family).OUTPUTS
-    onnx_bytes = to_onnx(trained.net, outputs)
+    onnx_bytes = to_onnx(trained.net, outputs, recipe.patch_px)
     golden = answers_of(trained.net, golden_counts, outputs)
     parity = check_parity(onnx_bytes, golden, golden_counts)
     kept = {name: answers[:_GOLDEN] for name, answers in golden.items()}
@@ -168,9 +168,12 @@ def make_bundle(
         task=family_of(recipe.family).TASK,
         family=recipe.family,
         parameters=sum(p.numel() for p in trained.net.parameters()),
-        flop_per_patch=flop_per_patch(trained.net),
+        flop_per_patch=flop_per_patch(trained.net, recipe.patch_px),
         input=Input(
-            name=INPUT, patch_px=PATCH_PX, patches_at_most=recipe.patches_at_most, min_contrast=recipe.min_contrast
+            name=INPUT,
+            patch_px=recipe.patch_px,
+            patches_at_most=recipe.patches_at_most,
+            min_contrast=recipe.min_contrast,
         ),
         outputs=tuple(exported.golden_out),
         passport=passport_of(recipe),
@@ -226,7 +229,7 @@ def _channels(colours_um: NDArray[np.float64]) -> tuple[Range, Range, Range]:
 
 
 def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:
-    """Informative patches (N, 224, 224, 3) of the first validation specimens, at least one.
+    """Informative patches (N, P, P, 3) of the first validation specimens, at least one.
 
     Raises:
         NoData: Not one of these specimens shows anything.
@@ -234,7 +237,7 @@ def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:
     patches: list[NDArray[np.uint8]] = []
     for index in range(_GOLDEN_SPECIMENS):
         for tile in specimen_tiles(recipe, "validation", index)[0][:3]:
-            patch = tile[:PATCH_PX, :PATCH_PX]
+            patch = tile[: recipe.patch_px, : recipe.patch_px]
             if is_informative(patch, recipe.min_contrast):
                 patches.append(patch)
     if not patches:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.linear import rgb8
-from edge_app.patches import PatchGrid, chosen, content
+from edge_app.patches import PATCH_PX, PatchGrid, chosen, content
 from firmware.frames import Frame, FrameOptics
 from firmware.optics import PupilTable, spread_um
 from firmware.rendering import Field, make_slide, render
@@ -23,11 +23,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation: (K, 224, 224, 3) uint8 to outputs (K,) by name, and how serving asks it."""
+    """A model under evaluation: (K, P, P, 3) uint8 to outputs (K,) by name, and how serving asks it."""
 
     predict: Predict
     patches_at_most: int
     min_contrast: float
+    patch_px: int = PATCH_PX
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,18 @@ def frames_of(
     specimens: int,
     depths: int,
     frame_px: tuple[int, int] = FRAME_PX,
+    patch_px: int = PATCH_PX,
 ) -> Iterator[Truth]:
     """Frames of so many specimens, each at so many depths, one in every stratum of the range."""
     for index in range(specimens):
         rng = np.random.default_rng([*seed, index])
         setting = conditions.draw(rng, (index + 0.5) / specimens)
         z = (np.arange(depths) + rng.uniform(0, 1, depths)) / depths * 2 * range_um - range_um
-        yield from _frames(setting, z, (*seed, index), frame_px)
+        yield from _frames(setting, z, (*seed, index), frame_px, patch_px)
 
 
 def _frames(
-    setting: Setting, z_um: NDArray[np.float64], seed: tuple[int, ...], frame_px: tuple[int, int]
+    setting: Setting, z_um: NDArray[np.float64], seed: tuple[int, ...], frame_px: tuple[int, int], patch_px: int
 ) -> Iterator[Truth]:
     slide_table, optics = setting.conditions.slide, setting.optics
     rise = abs(setting.field_curvature_um) + 0.5 * sum(map(abs, setting.tilt_um)) + setting.thickness_um / 2
@@ -98,7 +100,7 @@ def _frames(
         thickness_um=setting.thickness_um,
         layers=slide_table.layers if setting.thickness_um else 1,
     )
-    grid = PatchGrid.fit(*frame_px)
+    grid = PatchGrid.fit(*frame_px, patch_px)
     where = (grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px)
     heights, covered = slide.heights_um(*where), slide.coverage(*where)
     field = Field(setting.tilt_um, setting.field_curvature_um, setting.vignetting)

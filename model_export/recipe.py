@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_app.patches import PATCH_PX
 from firmware.response import Kind
 from model_export.conditions import Conditions
 from model_export.errors import BadRecipe
@@ -106,6 +107,11 @@ class Recipe(_Table):
         """One of its conditions, by share."""
         shares = np.array([conditions.share for conditions in self.conditions])
         return self.conditions[int(rng.choice(len(shares), p=shares / shares.sum()))]
+
+    @property
+    def patch_px(self) -> int:
+        """Side of the patches that the network takes: its own argument `patch_px`, where it has one."""
+        return int(self.network.get("patch_px", PATCH_PX))
 
     @property
     def training_contrast(self) -> float:

@@ -69,7 +69,7 @@ def specimen_tiles(recipe: Recipe, split: str, index: int) -> Specimen:
         thickness_um=setting.thickness_um,
         layers=conditions.slide.layers if setting.thickness_um else 1,
     )
-    grid = PatchGrid.fit(side, side)
+    grid = PatchGrid.fit(side, side, recipe.patch_px)
     heights = slide.heights_um(grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px)
     tiles = np.empty((len(depths), side, side, 3), np.uint8)
     for slot, z in enumerate(depths.tolist()):

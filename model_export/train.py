@@ -47,7 +47,7 @@ def build(recipe: Recipe) -> nn.Module:
     torch.manual_seed(recipe.seed)
     try:
         net: nn.Module = family_of(recipe.family).Net(**recipe.network)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BadRecipe(f"family {recipe.family!r} does not take {recipe.network}: {error}") from error
     return net
 

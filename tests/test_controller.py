@@ -1,6 +1,7 @@
 """The line itself, on the simulated board with a model that knows the truth."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from oracle import oracle
@@ -180,6 +181,15 @@ def test_a_model_that_falls_far_short_ends_in_a_sweep_not_in_a_false_claim(micro
     outcome = Controller(microscope, oracle(world_of(microscope), scale=0.3)).focus("single_shot", silent)
     assert outcome.ending is Ending.FOCUSED
     assert abs(world_of(microscope).truth_um()) < 0.5
+
+
+def test_a_model_for_larger_patches_is_asked_about_larger_patches(microscope: Microscope) -> None:
+    model = oracle(world_of(microscope))
+    large = model.bundle.manifest.input.model_copy(update={"patch_px": 448})
+    bundle = replace(model.bundle, manifest=model.bundle.manifest.model_copy(update={"input": large}))
+    estimate = Controller(microscope, replace(model, bundle=bundle)).look().seen.estimate
+    assert estimate is not None
+    assert (estimate.patches.grid.patch_px, estimate.patches.grid.count) == (448, 1)
 
 
 def test_a_frame_from_before_the_request_is_never_an_answer(microscope: Microscope) -> None:

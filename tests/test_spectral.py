@@ -155,7 +155,7 @@ def test_twice_the_light_changes_the_level_and_nothing_else(density: bool) -> No
 def test_a_recipes_rings_all_hold_frequencies(name: str) -> None:
     front = net_of(name).front
     with torch.no_grad():
-        given = front(torch.from_numpy(patches()))
+        given = front(torch.from_numpy(np.tile(patches(), (1, front.binning, front.binning, 1))))
     assert given.shape == (2, front.width)
     assert bool(torch.isfinite(given).all())
 
@@ -197,7 +197,18 @@ def _onnx(network: str) -> bytes:
     from model_export.export import to_onnx
     from model_export.families.spectral import OUTPUTS
 
-    return to_onnx(_net(network), OUTPUTS)
+    return to_onnx(_net(network), OUTPUTS, json.loads(network).get("patch_px", 224))
+
+
+def test_a_larger_patch_is_binned_to_224() -> None:
+    from model_export.families.spectral import Rings
+
+    large = torch.from_numpy(np.repeat(np.repeat(patches(), 2, axis=1), 2, axis=2))
+    with torch.no_grad():
+        given = Rings(RINGS, HIGHEST, 3, True, 448)(large).numpy()
+    assert given == pytest.approx(features(patches()), abs=1e-4)
+    with pytest.raises(ValueError, match="no multiple of 224"):
+        Rings(RINGS, HIGHEST, 3, True, 300)
 
 
 @pytest.mark.parametrize("name", RECIPES)

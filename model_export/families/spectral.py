@@ -13,6 +13,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 TASK = "defocus"
 READS = "features"
@@ -30,11 +31,15 @@ class Rings(nn.Module):
         highest: The highest frequency that the optics pass, in cycles per patch (at most 111).
         colours: 3, or 1 for a monochrome camera.
         density: Whether to take the logarithm of the counts first (bright field) or not (fluorescence).
+        patch_px: Side P of a patch, a multiple of 224: larger ones are binned to that.
     """
 
-    def __init__(self, rings: int, highest: int, colours: int, density: bool) -> None:
+    def __init__(self, rings: int, highest: int, colours: int, density: bool, patch_px: int = SIDE_PX) -> None:
         super().__init__()
         self.highest, self.colours, self.density = highest, colours, density
+        self.binning, rest = divmod(patch_px, SIDE_PX)
+        if rest or not self.binning:
+            raise ValueError(f"patch_px is {patch_px}, which is no multiple of {SIDE_PX}")
         n, f = np.arange(1, _MIDDLE + 1), np.arange(1, highest + 1)
         window = 0.5 - 0.5 * np.cos(2 * np.pi * n / SIDE_PX)
         angle = 2 * np.pi * np.outer(n, f) / SIDE_PX
@@ -59,8 +64,10 @@ class Rings(nn.Module):
         return int(rings * (self.colours + 2 * pairs) + self.colours)
 
     def forward(self, counts: Tensor) -> Tensor:
-        """(N, 224, 224, 3) uint8 to (N, F) float32."""
+        """(N, P, P, 3) uint8 to (N, F) float32."""
         x = counts[..., : self.colours].permute(0, 3, 1, 2).float() + 1.0
+        if self.binning > 1:
+            x = functional.avg_pool2d(x, self.binning)
         if self.density:
             x = torch.log(x)
         level = x[:, :, ::_LEVEL_STEP, ::_LEVEL_STEP].mean(dim=(2, 3))
@@ -106,14 +113,21 @@ class Rings(nn.Module):
 
 
 class Net(nn.Module):
-    """(N, 224, 224, 3) uint8 to (N,) defocus in um, log sigma, the logit of "above focus", distance in um."""
+    """(N, P, P, 3) uint8 to (N,) defocus in um, log sigma, the logit of "above focus", distance in um."""
 
     def __init__(
-        self, rings: int, highest: int, hidden: list[int], scale_um: float, colours: int = 3, density: bool = True
+        self,
+        rings: int,
+        highest: int,
+        hidden: list[int],
+        scale_um: float,
+        colours: int = 3,
+        density: bool = True,
+        patch_px: int = SIDE_PX,
     ) -> None:
         super().__init__()
         self.scale_um = scale_um
-        self.front = Rings(rings, highest, colours, density)
+        self.front = Rings(rings, highest, colours, density, patch_px)
         layers: list[nn.Module] = []
         width = self.front.width
         self.register_buffer("centre", torch.zeros(width))

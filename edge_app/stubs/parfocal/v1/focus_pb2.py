@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17parfocal/v1/focus.proto\x12\x0bparfocal.v1\"S\n\x10RegionOfInterest\x12\x0c\n\x04x_px\x18\x01 \x01(\r\x12\x0c\n\x04y_px\x18\x02 \x01(\r\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\"\xa9\x01\n\rPatchEstimate\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0c\n\x04x_px\x18\x03 \x01(\x01\x12\x0c\n\x04y_px\x18\x04 \x01(\x01\x12\x17\n\ndefocus_um\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08sigma_um\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0binformative\x18\x07 \x01(\x08\x42\r\n\x0b_defocus_umB\x0b\n\t_sigma_um\"\xb2\x02\n\x08\x45stimate\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.parfocal.v1.Verdict\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x17\n\ndefocus_um\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08sigma_um\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0cpatches_used\x18\x05 \x01(\r\x12\x15\n\rpatches_total\x18\x06 \x01(\r\x12+\n\x07patches\x18\x07 \x03(\x0b\x32\x1a.parfocal.v1.PatchEstimate\x12\r\n\x05model\x18\x08 \x01(\t\x12\x0c\n\x04z_um\x18\t \x01(\x01\x12\x15\n\rcaptured_at_s\x18\n \x01(\x01\x12\x13\n\x0b\x65xposure_ms\x18\x0b \x01(\x01\x42\r\n\x0b_defocus_umB\x0b\n\t_sigma_um\"o\n\x0eMeasureRequest\x12\x10\n\x08with_map\x18\x01 \x01(\x08\x12/\n\x03roi\x18\x02 \x01(\x0b\x32\x1d.parfocal.v1.RegionOfInterestH\x00\x88\x01\x01\x12\x12\n\nwith_image\x18\x03 \x01(\x08\x42\x06\n\x04_roi\"p\n\x0cMeasureReply\x12\'\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x15.parfocal.v1.Estimate\x12\x11\n\tsharpness\x18\x02 \x01(\x01\x12\x16\n\timage_png\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x0c\n\n_image_png\"Y\n\x0c\x46ocusRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12/\n\x03roi\x18\x02 \x01(\x0b\x32\x1d.parfocal.v1.RegionOfInterestH\x00\x88\x01\x01\x42\x06\n\x04_roi\"a\n\nFocusEvent\x12!\n\x04look\x18\x01 \x01(\x0b\x32\x11.parfocal.v1.LookH\x00\x12\'\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.parfocal.v1.OutcomeH\x00\x42\x07\n\x05\x65vent\"\xb5\x01\n\x04Look\x12\r\n\x05index\x18\x01 \x01(\r\x12,\n\x08\x65stimate\x18\x02 \x01(\x0b\x32\x15.parfocal.v1.EstimateH\x00\x88\x01\x01\x12\x11\n\tsharpness\x18\x03 \x01(\x01\x12\x0c\n\x04z_um\x18\x04 \x01(\x01\x12\x10\n\x08\x64\x65\x63ision\x18\x05 \x01(\t\x12\x1c\n\x0fplanned_move_um\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_estimateB\x12\n\x10_planned_move_um\"\x9c\x02\n\x07Outcome\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.parfocal.v1.OutcomeKind\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.parfocal.v1.Verdict\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x12\n\nstart_z_um\x18\x04 \x01(\x01\x12\x10\n\x08\x65nd_z_um\x18\x05 \x01(\x01\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12\r\n\x05moves\x18\x07 \x01(\r\x12\x12\n\nduration_s\x18\x08 \x01(\x01\x12\x32\n\x0e\x66inal_estimate\x18\t \x01(\x0b\x32\x15.parfocal.v1.EstimateH\x00\x88\x01\x01\x12\x10\n\x08strategy\x18\n \x01(\tB\x11\n\x0f_final_estimate\"\r\n\x0bStopRequest\".\n\tStopReply\x12\x13\n\x0bwas_running\x18\x01 \x01(\x08\x12\x0c\n\x04z_um\x18\x02 \x01(\x01*\x96\x02\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x16\n\x12VERDICT_NO_CONTENT\x10\x02\x12\x14\n\x10VERDICT_TOO_DARK\x10\x03\x12\x15\n\x11VERDICT_SATURATED\x10\x04\x12\x18\n\x14VERDICT_OUT_OF_RANGE\x10\x05\x12\x18\n\x14VERDICT_DISAGREEMENT\x10\x06\x12\x1a\n\x16VERDICT_SIGN_UNCERTAIN\x10\x07\x12\x17\n\x13VERDICT_STALE_FRAME\x10\x08\x12\x18\n\x14VERDICT_WRONG_OPTICS\x10\t\x12\x1a\n\x16VERDICT_OPTICS_UNKNOWN\x10\n*\x93\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14OUTCOME_KIND_FOCUSED\x10\x01\x12\x19\n\x15OUTCOME_KIND_RETURNED\x10\x02\x12\x17\n\x13OUTCOME_KIND_STAYED\x10\x03\x12\x18\n\x14OUTCOME_KIND_STOPPED\x10\x04\x32\xca\x01\n\x0c\x46ocusService\x12\x41\n\x07Measure\x12\x1b.parfocal.v1.MeasureRequest\x1a\x19.parfocal.v1.MeasureReply\x12=\n\x05\x46ocus\x12\x19.parfocal.v1.FocusRequest\x1a\x17.parfocal.v1.FocusEvent0\x01\x12\x38\n\x04Stop\x12\x18.parfocal.v1.StopRequest\x1a\x16.parfocal.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17parfocal/v1/focus.proto\x12\x0bparfocal.v1\"S\n\x10RegionOfInterest\x12\x0c\n\x04x_px\x18\x01 \x01(\r\x12\x0c\n\x04y_px\x18\x02 \x01(\r\x12\x10\n\x08width_px\x18\x03 \x01(\r\x12\x11\n\theight_px\x18\x04 \x01(\r\"\xa9\x01\n\rPatchEstimate\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0c\n\x04x_px\x18\x03 \x01(\x01\x12\x0c\n\x04y_px\x18\x04 \x01(\x01\x12\x17\n\ndefocus_um\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08sigma_um\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0binformative\x18\x07 \x01(\x08\x42\r\n\x0b_defocus_umB\x0b\n\t_sigma_um\"\xc4\x02\n\x08\x45stimate\x12%\n\x07verdict\x18\x01 \x01(\x0e\x32\x14.parfocal.v1.Verdict\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x17\n\ndefocus_um\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08sigma_um\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x0cpatches_used\x18\x05 \x01(\r\x12\x15\n\rpatches_total\x18\x06 \x01(\r\x12+\n\x07patches\x18\x07 \x03(\x0b\x32\x1a.parfocal.v1.PatchEstimate\x12\r\n\x05model\x18\x08 \x01(\t\x12\x0c\n\x04z_um\x18\t \x01(\x01\x12\x15\n\rcaptured_at_s\x18\n \x01(\x01\x12\x13\n\x0b\x65xposure_ms\x18\x0b \x01(\x01\x12\x10\n\x08patch_px\x18\x0c \x01(\rB\r\n\x0b_defocus_umB\x0b\n\t_sigma_um\"o\n\x0eMeasureRequest\x12\x10\n\x08with_map\x18\x01 \x01(\x08\x12/\n\x03roi\x18\x02 \x01(\x0b\x32\x1d.parfocal.v1.RegionOfInterestH\x00\x88\x01\x01\x12\x12\n\nwith_image\x18\x03 \x01(\x08\x42\x06\n\x04_roi\"p\n\x0cMeasureReply\x12\'\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x15.parfocal.v1.Estimate\x12\x11\n\tsharpness\x18\x02 \x01(\x01\x12\x16\n\timage_png\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x0c\n\n_image_png\"Y\n\x0c\x46ocusRequest\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12/\n\x03roi\x18\x02 \x01(\x0b\x32\x1d.parfocal.v1.RegionOfInterestH\x00\x88\x01\x01\x42\x06\n\x04_roi\"a\n\nFocusEvent\x12!\n\x04look\x18\x01 \x01(\x0b\x32\x11.parfocal.v1.LookH\x00\x12\'\n\x07outcome\x18\x02 \x01(\x0b\x32\x14.parfocal.v1.OutcomeH\x00\x42\x07\n\x05\x65vent\"\xb5\x01\n\x04Look\x12\r\n\x05index\x18\x01 \x01(\r\x12,\n\x08\x65stimate\x18\x02 \x01(\x0b\x32\x15.parfocal.v1.EstimateH\x00\x88\x01\x01\x12\x11\n\tsharpness\x18\x03 \x01(\x01\x12\x0c\n\x04z_um\x18\x04 \x01(\x01\x12\x10\n\x08\x64\x65\x63ision\x18\x05 \x01(\t\x12\x1c\n\x0fplanned_move_um\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_estimateB\x12\n\x10_planned_move_um\"\x9c\x02\n\x07Outcome\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.parfocal.v1.OutcomeKind\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.parfocal.v1.Verdict\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x12\n\nstart_z_um\x18\x04 \x01(\x01\x12\x10\n\x08\x65nd_z_um\x18\x05 \x01(\x01\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12\r\n\x05moves\x18\x07 \x01(\r\x12\x12\n\nduration_s\x18\x08 \x01(\x01\x12\x32\n\x0e\x66inal_estimate\x18\t \x01(\x0b\x32\x15.parfocal.v1.EstimateH\x00\x88\x01\x01\x12\x10\n\x08strategy\x18\n \x01(\tB\x11\n\x0f_final_estimate\"\r\n\x0bStopRequest\".\n\tStopReply\x12\x13\n\x0bwas_running\x18\x01 \x01(\x08\x12\x0c\n\x04z_um\x18\x02 \x01(\x01*\x96\x02\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x16\n\x12VERDICT_NO_CONTENT\x10\x02\x12\x14\n\x10VERDICT_TOO_DARK\x10\x03\x12\x15\n\x11VERDICT_SATURATED\x10\x04\x12\x18\n\x14VERDICT_OUT_OF_RANGE\x10\x05\x12\x18\n\x14VERDICT_DISAGREEMENT\x10\x06\x12\x1a\n\x16VERDICT_SIGN_UNCERTAIN\x10\x07\x12\x17\n\x13VERDICT_STALE_FRAME\x10\x08\x12\x18\n\x14VERDICT_WRONG_OPTICS\x10\t\x12\x1a\n\x16VERDICT_OPTICS_UNKNOWN\x10\n*\x93\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14OUTCOME_KIND_FOCUSED\x10\x01\x12\x19\n\x15OUTCOME_KIND_RETURNED\x10\x02\x12\x17\n\x13OUTCOME_KIND_STAYED\x10\x03\x12\x18\n\x14OUTCOME_KIND_STOPPED\x10\x04\x32\xca\x01\n\x0c\x46ocusService\x12\x41\n\x07Measure\x12\x1b.parfocal.v1.MeasureRequest\x1a\x19.parfocal.v1.MeasureReply\x12=\n\x05\x46ocus\x12\x19.parfocal.v1.FocusRequest\x1a\x17.parfocal.v1.FocusEvent0\x01\x12\x38\n\x04Stop\x12\x18.parfocal.v1.StopRequest\x1a\x16.parfocal.v1.StopReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.focus_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1558
-  _globals['_VERDICT']._serialized_end=1836
-  _globals['_OUTCOMEKIND']._serialized_start=1839
-  _globals['_OUTCOMEKIND']._serialized_end=1986
+  _globals['_VERDICT']._serialized_start=1576
+  _globals['_VERDICT']._serialized_end=1854
+  _globals['_OUTCOMEKIND']._serialized_start=1857
+  _globals['_OUTCOMEKIND']._serialized_end=2004
   _globals['_REGIONOFINTEREST']._serialized_start=40
   _globals['_REGIONOFINTEREST']._serialized_end=123
   _globals['_PATCHESTIMATE']._serialized_start=126
   _globals['_PATCHESTIMATE']._serialized_end=295
   _globals['_ESTIMATE']._serialized_start=298
-  _globals['_ESTIMATE']._serialized_end=604
-  _globals['_MEASUREREQUEST']._serialized_start=606
-  _globals['_MEASUREREQUEST']._serialized_end=717
-  _globals['_MEASUREREPLY']._serialized_start=719
-  _globals['_MEASUREREPLY']._serialized_end=831
-  _globals['_FOCUSREQUEST']._serialized_start=833
-  _globals['_FOCUSREQUEST']._serialized_end=922
-  _globals['_FOCUSEVENT']._serialized_start=924
-  _globals['_FOCUSEVENT']._serialized_end=1021
-  _globals['_LOOK']._serialized_start=1024
-  _globals['_LOOK']._serialized_end=1205
-  _globals['_OUTCOME']._serialized_start=1208
-  _globals['_OUTCOME']._serialized_end=1492
-  _globals['_STOPREQUEST']._serialized_start=1494
-  _globals['_STOPREQUEST']._serialized_end=1507
-  _globals['_STOPREPLY']._serialized_start=1509
-  _globals['_STOPREPLY']._serialized_end=1555
-  _globals['_FOCUSSERVICE']._serialized_start=1989
-  _globals['_FOCUSSERVICE']._serialized_end=2191
+  _globals['_ESTIMATE']._serialized_end=622
+  _globals['_MEASUREREQUEST']._serialized_start=624
+  _globals['_MEASUREREQUEST']._serialized_end=735
+  _globals['_MEASUREREPLY']._serialized_start=737
+  _globals['_MEASUREREPLY']._serialized_end=849
+  _globals['_FOCUSREQUEST']._serialized_start=851
+  _globals['_FOCUSREQUEST']._serialized_end=940
+  _globals['_FOCUSEVENT']._serialized_start=942
+  _globals['_FOCUSEVENT']._serialized_end=1039
+  _globals['_LOOK']._serialized_start=1042
+  _globals['_LOOK']._serialized_end=1223
+  _globals['_OUTCOME']._serialized_start=1226
+  _globals['_OUTCOME']._serialized_end=1510
+  _globals['_STOPREQUEST']._serialized_start=1512
+  _globals['_STOPREQUEST']._serialized_end=1525
+  _globals['_STOPREPLY']._serialized_start=1527
+  _globals['_STOPREPLY']._serialized_end=1573
+  _globals['_FOCUSSERVICE']._serialized_start=2007
+  _globals['_FOCUSSERVICE']._serialized_end=2209
 # @@protoc_insertion_point(module_scope)

@@ -219,6 +219,7 @@ class Estimate(_message.Message):
     Z_UM_FIELD_NUMBER: _builtins.int
     CAPTURED_AT_S_FIELD_NUMBER: _builtins.int
     EXPOSURE_MS_FIELD_NUMBER: _builtins.int
+    PATCH_PX_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """Whether defocus_um can be acted on."""
     sentence: _builtins.str
@@ -239,6 +240,8 @@ class Estimate(_message.Message):
     """Mid-exposure, in seconds of the board's monotonic clock."""
     exposure_ms: _builtins.float
     """Exposure time in milliseconds."""
+    patch_px: _builtins.int
+    """Side of the square patches, in pixels of the frame."""
     @_builtins.property
     def patches(self) -> _containers.RepeatedCompositeFieldContainer[Global___PatchEstimate]:
         """Each patch of the grid. Empty unless a map was asked for."""
@@ -257,10 +260,11 @@ class Estimate(_message.Message):
         z_um: _builtins.float = ...,
         captured_at_s: _builtins.float = ...,
         exposure_ms: _builtins.float = ...,
+        patch_px: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_defocus_um", b"_defocus_um", "_sigma_um", b"_sigma_um", "defocus_um", b"defocus_um", "sigma_um", b"sigma_um"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_defocus_um", b"_defocus_um", "_sigma_um", b"_sigma_um", "captured_at_s", b"captured_at_s", "defocus_um", b"defocus_um", "exposure_ms", b"exposure_ms", "model", b"model", "patches", b"patches", "patches_total", b"patches_total", "patches_used", b"patches_used", "sentence", b"sentence", "sigma_um", b"sigma_um", "verdict", b"verdict", "z_um", b"z_um"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_defocus_um", b"_defocus_um", "_sigma_um", b"_sigma_um", "captured_at_s", b"captured_at_s", "defocus_um", b"defocus_um", "exposure_ms", b"exposure_ms", "model", b"model", "patch_px", b"patch_px", "patches", b"patches", "patches_total", b"patches_total", "patches_used", b"patches_used", "sentence", b"sentence", "sigma_um", b"sigma_um", "verdict", b"verdict", "z_um", b"z_um"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__defocus_um: _TypeAlias = _typing.Literal["defocus_um"]  # noqa: Y015
     _WhichOneofArgType__defocus_um: _TypeAlias = _typing.Literal["_defocus_um", b"_defocus_um"]  # noqa: Y015
