@@ -135,7 +135,7 @@ def _open_all(threads: int) -> list[Model]:
 
 def _asked(model: Model, frame: Frame) -> NDArray[np.uint8]:
     """The patches of a frame that serving would hand to a model: (K, P, P, 3) uint8."""
-    rgb = rgb8(frame)
+    rgb = rgb8(frame, model.undoes_tone)
     grid = PatchGrid.fit(rgb.shape[0], rgb.shape[1], model.patch_px)
     return grid.cut(rgb, chosen(content(rgb, grid, model.min_contrast), grid, model.patches_at_most))
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
-from edge_app.errors import BundleCorrupt, BundleNotFound
+from edge_app.errors import BundleCorrupt, BundleError, BundleNotFound
 from edge_app.estimate import Calibration, Verdict
 from edge_app.patches import MIN_CONTRAST
 from firmware.frames import Contrast, FrameOptics
@@ -42,7 +43,8 @@ class Passport(_Table):
 
     `response` are the kinds of `firmware.response.Response` that it accepts. `spherical_waves` and
     `longitudinal_colour_um` (red, green, blue) are the ranges around which its sigma holds for an objective that
-    was measured; None where its sigma covers objectives that were not.
+    was measured; None where its sigma covers objectives that were not. The same, `_accepted`, are the ranges that it
+    accepts of an objective whose aberrations are declared; None accepts all.
     """
 
     numerical_aperture: tuple[PositiveFloat, PositiveFloat]
@@ -53,11 +55,18 @@ class Passport(_Table):
     response: tuple[Kind, ...] = ("linear",)
     spherical_waves: Range | None = None
     longitudinal_colour_um: tuple[Range, Range, Range] | None = None
+    spherical_waves_accepted: Range | None = None
+    longitudinal_colour_um_accepted: tuple[Range, Range, Range] | None = None
     range_um: float
 
     def check(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
         """Why a frame through these optics must not be judged, or None."""
-        return self._check_light(optics) or self._check_camera(optics) or self._check_scale(optics)
+        return (
+            self._check_light(optics)
+            or self._check_camera(optics)
+            or self._check_scale(optics)
+            or self._check_aberrations(optics)
+        )
 
     def knows(self, optics: FrameOptics) -> bool:
         """Whether the objective was measured, and its aberrations lie inside the ranges of this passport."""
@@ -104,6 +113,19 @@ class Passport(_Table):
             return None
         here = f"NA {optics.numerical_aperture:.3g} and {optics.pixel_um:.3g} um per pixel"
         return Verdict.WRONG_OPTICS, f"the frame has {here}; {self._fits}. Train or install a bundle that fits"
+
+    def _check_aberrations(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
+        """Those that are declared; an objective that nobody measured may have any."""
+        names = ["spherical_waves", *(f"longitudinal_colour_um of {c}" for c in ("red", "green", "blue"))]
+        declared = [optics.spherical_waves, *(optics.longitudinal_colour_um or (None,) * 3)]
+        accepted = [self.spherical_waves_accepted, *(self.longitudinal_colour_um_accepted or (None,) * 3)]
+        for name, value, bounds in zip(names, declared, accepted, strict=True):
+            if value is not None and bounds is not None and not _within(value, bounds):
+                low, high = (f"{round(end, 3) + 0.0:g}" for end in bounds)  # adding zero takes the sign off -0
+                here = f"the board declares {value:.3g} as {name}, and this model is for {low} to {high}"
+                cure = "Correct the board file, train or install a bundle that fits, or use the sweep"
+                return Verdict.WRONG_OPTICS, f"{here}. {cure}"
+        return None
 
     @property
     def _fits(self) -> str:
@@ -273,6 +295,15 @@ def find(name: str) -> Path:
 def factory_bundles() -> list[Path]:
     """The bundles that ship, in order of name."""
     return sorted(FACTORY.glob(f"*{SUFFIX}"))
+
+
+def shipped() -> list[tuple[Path, ModelBundle]]:
+    """The factory bundles that can be read, in order of name; where one is damaged the others still serve."""
+    found = []
+    for path in factory_bundles():
+        with suppress(BundleError):
+            found.append((path, read(path)))
+    return found
 
 
 def _checked(members: dict[str, bytes], data: bytes) -> Manifest:

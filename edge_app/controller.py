@@ -21,7 +21,7 @@ from edge_app.patches import MIN_CONTRAST, PATCH_PX, PatchGrid, RegionOfInterest
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
-from firmware.frames import Frame
+from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
 
 STRATEGIES = "edge_app.strategies"
@@ -114,7 +114,7 @@ class Controller:
             self.model = self._source.model_for(optics, self.model)
         return self.microscope.select_objective(name)
 
-    def look(self, ask: bool = True, roi: RegionOfInterest | None = None) -> Look:
+    def look(self, ask: bool = True, roi: RegionOfInterest | None = None, as_if_asked: bool = False) -> Look:
         """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one estimate.
 
         Raises:
@@ -125,7 +125,7 @@ class Controller:
         watch = Stopwatch()
         with watch("capture"):
             frame = self.microscope.capture()
-        return self.judge(frame, ask, roi, watch)
+        return self.judge(frame, ask, roi, watch, as_if_asked)
 
     def judge(
         self,
@@ -133,13 +133,17 @@ class Controller:
         ask: bool = True,
         roi: RegionOfInterest | None = None,
         watch: Stopwatch | None = None,
+        as_if_asked: bool = False,
     ) -> Look:
-        """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`."""
+        """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`.
+
+        Where the model is asked (or `as_if_asked`) and its passport accepts, the frame is read and cut as it wants.
+        """
         watch = watch or Stopwatch()
         with watch("convert"):
-            rgb = rgb8(frame)
-            patch_px = self.model.patch_px if self.model else PATCH_PX
-            grid = PatchGrid.fit(frame.height_px, frame.width_px, patch_px, roi)
+            reader = self._fitting(frame.optics) if ask or as_if_asked else None
+            rgb = rgb8(frame, reader is None or reader.undoes_tone)
+            grid = PatchGrid.fit(frame.height_px, frame.width_px, reader.patch_px if reader else PATCH_PX, roi)
         with watch("reject"):
             seen = content(rgb, grid, self.model.min_contrast if self.model else MIN_CONTRAST)
             informative = seen.informative
@@ -184,14 +188,14 @@ class Controller:
 
         try:
             axis.move_to(job.start_um, travel)
-            look = self._looked(job, module.NEEDS_MODEL, roi)
+            look = self._looked(job, module.NEEDS_MODEL)
             plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
             decision = _decide(plan, look.seen, first=True)
             while isinstance(decision, MoveTo):
                 on_look(len(job.seen), look, decision)
                 axis.move_to(decision.z_um, travel)
                 job.moves += 1
-                look = self._looked(job, module.NEEDS_MODEL, roi)
+                look = self._looked(job, module.NEEDS_MODEL)
                 decision = _decide(plan, look.seen)
             on_look(len(job.seen), look, decision)
         except MotionStopped as stopped:
@@ -203,9 +207,9 @@ class Controller:
             raise
         return self._conclude(job, decision)
 
-    def _looked(self, job: _Job, ask: bool, roi: RegionOfInterest | None) -> Look:
+    def _looked(self, job: _Job, ask: bool, as_if_asked: bool = False) -> Look:
         """A look of a job; the job keeps what was seen, not the frame."""
-        look = self.look(ask, roi)
+        look = self.look(ask, job.roi, as_if_asked)
         job.seen.append(look.seen)
         return look
 
@@ -237,8 +241,9 @@ class Controller:
 
     def _is_back(self, job: _Job) -> bool:
         """Whether the start looks as it did: its sharpness, on the same patches, is what it was."""
-        again = self._looked(job, ask=False, roi=job.roi).seen
-        return not again.fresh or 1 / _SAME <= sharper(job.seen[0], again) <= _SAME
+        first = job.seen[0]
+        again = self._looked(job, ask=False, as_if_asked=first.estimate is not None).seen
+        return not again.fresh or 1 / _SAME <= sharper(first, again) <= _SAME
 
     def _retreat(self, job: _Job) -> None:
         """After a fault: try to go back to the start, and let the fault speak."""
@@ -263,6 +268,12 @@ class Controller:
         if not frame.fresh:
             return refuse(Verdict.STALE_FRAME, _STALE, grid)
         return self._needed_model().refuses(frame.optics, grid)
+
+    def _fitting(self, optics: FrameOptics) -> Model | None:
+        """The model, if its passport accepts these optics."""
+        if self.model is None or self.model.bundle.manifest.passport.check(optics) is not None:
+            return None
+        return self.model
 
     def _needed_model(self) -> Model:
         if self.model is None:

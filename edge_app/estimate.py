@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -98,6 +99,21 @@ class Answers:
     distance_um: Floats | None = None
 
 
+@dataclass(frozen=True)
+class Levelled:
+    """The asked patches' answers, freed from the slope of a tilted slide.
+
+    `centre_um` is in the middle of the grid, `level_um` (K,) are the answers without the slope, `weights` (K,) are
+    1/sigma^2, `sigma_um` (K,) the patches' own, scaled, and `parts` what `sigma_parts` makes of them all.
+    """
+
+    centre_um: float
+    level_um: Floats
+    weights: Floats
+    sigma_um: Floats
+    parts: tuple[float, float, float]
+
+
 def refuse(verdict: Verdict, sentence: str, grid: PatchGrid, informative: Mask | None = None) -> DefocusEstimate:
     """An answer without a number."""
     nothing = np.full(grid.count, np.nan, np.float32)
@@ -131,23 +147,29 @@ def fuse(
     The centre is a median weighted by 1/sigma^2, freed from the slope of a tilted slide (`centre_of`): a few wrong
     patches do not move it.
     """
+    flat = levelled(answers, informative, grid, calibration)
+    sigma = _sigma_of_frame(flat.parts, calibration)
+    verdict, sentence, centre = _judge(answers, flat, sigma, calibration.range_um)
+    if verdict is Verdict.SIGN_UNCERTAIN:
+        sigma = _sigma_of_distance(_distances(answers) - centre, flat.weights, calibration)
+    full_defocus = np.full(grid.count, np.nan, np.float32)
+    full_sigma = full_defocus.copy()
+    full_defocus[informative], full_sigma[informative] = answers.defocus_um, flat.sigma_um
+    return DefocusEstimate(
+        verdict, sentence, centre, sigma, PatchMap(grid, informative, full_defocus, full_sigma), model
+    )
+
+
+def levelled(answers: Answers, informative: Mask, grid: PatchGrid, calibration: Calibration) -> Levelled:
+    """Find the centre of the K asked patches, and what its sigma is made of. Arguments as `fuse`."""
     sigma_um = answers.sigma_um * np.float32(calibration.patch_scale)
     unit = calibration.range_um / 10
     weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05 * unit) ** 2, np.float32)
     places = places_of(informative, grid)
     centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
     level = answers.defocus_um - places @ slopes
-    sigma = _sigma_of_frame(np.abs(level - centre), weights, sigma_um, calibration)
-    asked = _Asked(answers, sigma_um, weights, np.asarray(level, np.float32))
-    verdict, sentence, centre = _judge(asked, centre, sigma, calibration.range_um)
-    if verdict is Verdict.SIGN_UNCERTAIN:
-        sigma = _sigma_of_frame(np.abs(asked.distance_um - centre), weights, sigma_um, calibration)
-    full_defocus = np.full(grid.count, np.nan, np.float32)
-    full_sigma = full_defocus.copy()
-    full_defocus[informative], full_sigma[informative] = answers.defocus_um, sigma_um
-    return DefocusEstimate(
-        verdict, sentence, centre, sigma, PatchMap(grid, informative, full_defocus, full_sigma), model
-    )
+    parts = sigma_parts(np.asarray(np.abs(level - centre), np.float32), weights, sigma_um)
+    return Levelled(centre, np.asarray(level, np.float32), weights, sigma_um, parts)
 
 
 def places_of(informative: Mask, grid: PatchGrid) -> Floats:
@@ -205,35 +227,31 @@ def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple
     return typical, error, max(spread**2 - (_EXPLAINED * typical) ** 2, 0.0) ** 0.5
 
 
-def _sigma_of_frame(distance_um: Floats, weights: Floats, sigma_um: Floats, calibration: Calibration) -> float:
-    parts = np.array([1.0, *sigma_parts(np.asarray(distance_um, np.float32), weights, sigma_um)])
+def _sigma_of_frame(parts: tuple[float, float, float], calibration: Calibration) -> float:
     shares = (calibration.floor_um, calibration.patch_share, calibration.spread_share, calibration.excess_share)
-    return float(np.sqrt(np.square(parts * shares).sum()))
+    return float(np.sqrt(np.square(np.array([1.0, *parts]) * shares).sum()))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    answers: Answers
-    sigma_um: Floats
-    weights: Floats
-    level_um: Floats
-
-    @property
-    def distance_um(self) -> Floats:
-        """(K,) to focus, whatever the side."""
-        told = self.answers.distance_um
-        return np.abs(self.answers.defocus_um) if told is None else told
+def _sigma_of_distance(residual_um: Floats, weights: Floats, calibration: Calibration) -> float:
+    """Of a distance whose side does not show: floor and spread alone, for the patches' sigma doubts the side."""
+    _, error, _ = sigma_parts(np.abs(residual_um), weights, np.zeros_like(weights))
+    return math.hypot(calibration.floor_um, calibration.spread_share * error)
 
 
-def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple[Verdict, str, float]:
-    unit, values = range_um / 10, asked.level_um
-    size, above = _distance(asked)
-    tolerance = np.maximum(3 * asked.sigma_um, _AGREE * unit + 0.15 * size)
+def _distances(answers: Answers) -> Floats:
+    """(K,) to focus, whatever the side."""
+    return np.abs(answers.defocus_um) if answers.distance_um is None else answers.distance_um
+
+
+def _judge(answers: Answers, flat: Levelled, sigma: float, range_um: float) -> tuple[Verdict, str, float]:
+    unit, centre, values = range_um / 10, flat.centre_um, flat.level_um
+    size, above = _distance(answers, flat.weights)
+    tolerance = np.maximum(3 * flat.sigma_um, _AGREE * unit + 0.15 * size)
     agreeing = float((np.abs(values - centre) <= tolerance).mean())
     near, minority = _NEAR, _MINORITY
-    if asked.answers.above is None:
+    if answers.above is None:
         near, minority = _NEAR_WITHOUT_SIDE, _MINORITY_WITHOUT_SIDE
-    one_size = float((np.abs(asked.distance_um - size) <= tolerance).mean()) > 0.6
+    one_size = float((np.abs(_distances(answers) - size) <= tolerance).mean()) > 0.6
     if size > near * unit and min(above, 1 - above) > minority and one_size:
         return (
             Verdict.SIGN_UNCERTAIN,
@@ -256,11 +274,10 @@ def _judge(asked: _Asked, centre: float, sigma: float, range_um: float) -> tuple
     return Verdict.OK, "", centre
 
 
-def _distance(asked: _Asked) -> tuple[float, float]:
+def _distance(answers: Answers, weights: Floats) -> tuple[float, float]:
     """The distance to focus whatever the side, um, and the share of opinion that it is above."""
-    answers = asked.answers
     if answers.above is None or answers.distance_um is None:
-        size = weighted_median(np.abs(answers.defocus_um), asked.weights)
-        return size, float(asked.weights[answers.defocus_um > 0].sum() / asked.weights.sum())
-    above = float((asked.weights @ answers.above) / asked.weights.sum())
+        size = weighted_median(np.abs(answers.defocus_um), weights)
+        return size, float(weights[answers.defocus_um > 0].sum() / weights.sum())
+    above = float((weights @ answers.above) / weights.sum())
     return max(float(np.median(answers.distance_um)), 0.0), above

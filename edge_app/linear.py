@@ -23,17 +23,23 @@ _MOSAICS = {
 }
 
 
-def rgb8(frame: Frame) -> NDArray[np.uint8]:
+def rgb8(frame: Frame, undo_tone: bool = True) -> NDArray[np.uint8]:
     """Convert a frame by its camera's response: the black level becomes 0 and full scale 255, grey is repeated.
 
     A raw mosaic is filled in bilinearly before it is scaled, a tone curve is inverted, and where the response
     is unknown counts are only scaled.
+
+    Args:
+        frame: As the camera gave it.
+        undo_tone: Whether a tone curve is inverted; a model for unknown responses reads frames as they come.
 
     Returns:
         (H, W, 3) uint8 RGB; the frame's own pixels where nothing is to be done.
     """
     response, filled = frame.response, _filled(frame)
     counts = filled if frame.bits == 8 else _scaled(filled, frame)
+    if response.kind == "tone" and not undo_tone:
+        response = Response()
     if response.kind == "tone" or (frame.bits == 8 and response.black_level):
         counts = cv2.LUT(counts, _table(response))
     return cast("NDArray[np.uint8]", cv2.cvtColor(counts, cv2.COLOR_GRAY2RGB) if counts.ndim == 2 else counts)

@@ -41,6 +41,11 @@ class Model:
         return self.bundle.manifest.input.patch_px
 
     @property
+    def undoes_tone(self) -> bool:
+        """Whether it reads counts in proportion to light, rather than frames as they come."""
+        return "unknown" not in self.bundle.manifest.passport.response
+
+    @property
     def min_contrast(self) -> float:
         """The contrast below which it counts a patch as blank."""
         return self.bundle.manifest.input.min_contrast

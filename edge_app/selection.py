@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_app import bundle as bundles
 from edge_app.bundle import Manifest, Passport, Range
-from edge_app.errors import BundleCorrupt, BundleNotFound
+from edge_app.errors import BundleNotFound
 from firmware.frames import FrameOptics
 
 FACTORY = "factory"
@@ -74,7 +74,7 @@ def select(name: str, optics: FrameOptics) -> Choice:
 
 
 def _from_factory(optics: FrameOptics) -> Choice:
-    shipped = [(path, manifest) for path in bundles.factory_bundles() if (manifest := _manifest(path)) is not None]
+    shipped = [(path, bundle.manifest) for path, bundle in bundles.shipped()]
     if not shipped:
         raise BundleNotFound("no factory bundle can be read; name a .parfocal file, or use the strategy sweep")
     best = preferred([manifest for _, manifest in shipped], optics)
@@ -84,14 +84,6 @@ def _from_factory(optics: FrameOptics) -> Choice:
     refusal = manifest.passport.check(optics)
     assert refusal is not None
     return Choice(path, f"no factory bundle fits; {manifest.label} comes closest: {refusal[1]}", False)
-
-
-def _manifest(path: Path) -> Manifest | None:
-    """A factory bundle's manifest, or None where the file is damaged: the others still serve."""
-    try:
-        return bundles.read(path).manifest
-    except BundleCorrupt:
-        return None
 
 
 def _why(manifests: Sequence[Manifest], optics: FrameOptics) -> str:

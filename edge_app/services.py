@@ -205,7 +205,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self._appliance = appliance
 
     async def List(self, request: models_pb2.ListRequest, context: Any) -> models_pb2.ListReply:
-        """The factory bundles and the one in use."""
+        """The factory bundles that can be read, and the one in use."""
         del request, context
         found = await asyncio.to_thread(self._models)
         return models_pb2.ListReply(models=sorted(found, key=lambda m: (m.name, m.version)))
@@ -213,7 +213,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     def _models(self) -> list[models_pb2.Model]:
         controller = self._appliance.controller
         optics = controller.microscope.optics
-        shipped = [bundles.read(path) for path in bundles.factory_bundles()]
+        shipped = [bundle for _, bundle in bundles.shipped()]
         best = selection.preferred([bundle.manifest for bundle in shipped], optics)
         found = [wire.model_to(bundle, optics, index == best) for index, bundle in enumerate(shipped)]
         loaded = controller.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from firmware.processing import Processing
 from firmware.profile import CameraProfile
@@ -27,13 +27,15 @@ class SimulationTable(Table):
     is per leg of a move. `stale_frames` is how many frames the camera's pipeline holds back.
     `field_height_um` is the spread of focus from field to field.
 
-    `coverslip_error_um` is how much thicker the coverslip is than the objective expects. `condenser_ratio` is
-    the condenser's aperture over the objective's; 0 is incoherent light, anything else takes some hundred times
-    as long. `layers` of specimen lie within `thickness_um`. `field_curvature_um` is the extra defocus in the
-    corners, `vignetting` the share of light lost there.
+    `spherical_waves` and `longitudinal_colour_um` are those of objectives that declare none. `coverslip_error_um`
+    is how much thicker the coverslip is than the objective expects. `condenser_ratio` is the condenser's aperture
+    over the objective's; 0 is incoherent light, anything else takes some hundred times as long. `layers` of
+    specimen lie within `thickness_um`. `field_curvature_um` is the extra defocus in the corners, `vignetting` the
+    share of light lost there.
 
     From `white_balance` on it is what a camera whose response is unknown does to its frames: see `Processing`.
-    If all of it is off, such a camera gives linear frames of three full planes.
+    If all of it is off, such a camera gives linear frames of three full planes. The sensor's colours are weaker
+    by the `white_balance`, so that clear glass comes out grey.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -62,7 +64,7 @@ class SimulationTable(Table):
     vibration_hz: float = Field(default=35.0, gt=0)
     vibration_decay_ms: float = Field(default=40.0, gt=0)
     stale_frames: int = Field(default=0, ge=0, le=16)
-    white_balance: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    white_balance: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     saturation: float = Field(default=1.0, ge=0)
     curve: Curve = "linear"
     gamma: float = Field(default=2.2, gt=0)
@@ -108,7 +110,8 @@ class SimulationTable(Table):
         if response.kind == "linear" or processing == Processing():
             return plain, None
         pattern = "RGGB" if camera.colour else "mono"
-        return replace(plain, bits=_INNER_BITS, black_level=_INNER_BLACK, pattern=pattern), processing
+        inner = replace(plain, bits=_INNER_BITS, black_level=_INNER_BLACK, pattern=pattern)
+        return replace(inner, gains=_weakened(processing.white_balance)), processing
 
     def _processing(self) -> Processing:
         return Processing(
@@ -120,6 +123,13 @@ class SimulationTable(Table):
             sharpening=self.sharpening,
             jpeg_quality=self.jpeg_quality,
         )
+
+
+def _weakened(white_balance: tuple[float, float, float]) -> tuple[float, float, float]:
+    """The gains of a sensor that the white balance makes grey; none is above 1, where clear glass would clip."""
+    red, green, blue = white_balance
+    least = min(1.0, red, green, blue)
+    return least / red, least / green, least / blue
 
 
 def unknown_kind(kind: str) -> str:

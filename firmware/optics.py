@@ -62,6 +62,11 @@ class Optics:
     def __post_init__(self) -> None:
         if not 0.0 <= self.condenser_ratio <= 1.0:
             raise ValueError(f"a condenser ratio of {self.condenser_ratio:g} lies outside 0 to 1")
+        if self.coverslip_error_um and self.numerical_aperture >= self.coverslip_index:
+            raise ValueError(
+                f"light of NA {self.numerical_aperture:g} does not pass a coverslip of index "
+                f"{self.coverslip_index:g}; set coverslip_error_um to 0"
+            )
 
     @property
     def shortest_um(self) -> float:
@@ -76,6 +81,8 @@ class Optics:
     @property
     def coverslip_spread_um(self) -> float:
         """How far apart in depth the coverslip's error lets axial and marginal rays focus, in um."""
+        if not self.coverslip_error_um:
+            return 0.0
         na, n, glass = self.numerical_aperture, self.immersion_index, self.coverslip_index
         marginal = math.sqrt((n * n - na * na) / (glass * glass - na * na))
         return abs(self.coverslip_error_um * (n / glass - marginal))

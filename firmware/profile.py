@@ -26,7 +26,8 @@ class Objective(Table):
     """One objective; `magnification` and `numerical_aperture` may be unknown (a recording without them).
 
     `spherical_waves` (Seidel's W040 at 535 nm) and `longitudinal_colour_um` (where red, green and blue focus,
-    positive: farther from the specimen) are given once they have been measured.
+    positive: farther from the specimen) are given once they have been measured. A simulated board simulates what
+    is given here, and for the rest what its [simulation] table says.
     """
 
     name: str
@@ -36,6 +37,16 @@ class Objective(Table):
     parfocal_offset_um: float = 0.0
     spherical_waves: float | None = None
     longitudinal_colour_um: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _can_gather_so(self) -> Objective:
+        aperture, index = self.numerical_aperture, self.immersion_index
+        if aperture is not None and aperture >= index:
+            raise ValueError(
+                f"numerical_aperture {aperture:g} must lie below immersion_index {index:g}; correct either "
+                "(oil has 1.515)"
+            )
+        return self
 
     @property
     def depth_of_field_um(self) -> float | None:

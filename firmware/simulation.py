@@ -117,8 +117,10 @@ class World:
             )
 
     def describe(self) -> dict[str, Any]:
-        """The flaws as plain values, for Describe and the demo."""
-        return self.table.model_dump(mode="json")
+        """The flaws as plain values, for Describe and the demo, with the aberrations of the objective in place."""
+        waves, colour_um = self._aberrations()
+        changed = {"spherical_waves": waves, "longitudinal_colour_um": colour_um}
+        return self.table.model_copy(update=changed).model_dump(mode="json")
 
     def choose_objective(self, name: str) -> None:
         """Swing another of the board's objectives in; its parfocal offset shifts the focus."""
@@ -155,7 +157,7 @@ class World:
 
     def coverage(self) -> float:
         """Share of the field, seen sharply, that absorbs (or emits) more than 5 % in any colour."""
-        return float(self._slide_of(self.field, self.kind_of(self.field))[0].covered(8).mean())
+        return self._slide_of(self.field, self.kind_of(self.field))[0].frame_coverage()
 
     @property
     def depth_of_field_um(self) -> float:
@@ -191,6 +193,14 @@ class World:
         drift = self.table.drift_um_per_min * (self._clock.now_s() - self._began_s) / 60.0
         return float(height) + drift + self._objective.parfocal_offset_um
 
+    def _aberrations(self) -> tuple[float, tuple[float, float, float]]:
+        """Spherical aberration and colour shifts as the objective in place declares them, or else [simulation]."""
+        waves, colour_um = self._objective.spherical_waves, self._objective.longitudinal_colour_um
+        return (
+            self.table.spherical_waves if waves is None else waves,
+            self.table.longitudinal_colour_um if colour_um is None else colour_um,
+        )
+
     def _table_for_objective(self) -> PupilTable:
         name = self._objective.name
         if name not in self._pupils:
@@ -204,8 +214,7 @@ class World:
                 known.numerical_aperture,
                 known.pixel_um,
                 known.immersion_index,
-                self.table.spherical_waves,
-                self.table.longitudinal_colour_um,
+                *self._aberrations(),
                 coverslip_error_um=self.table.coverslip_error_um,
                 condenser_ratio=self.table.condenser_ratio,
             )

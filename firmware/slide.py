@@ -46,17 +46,17 @@ class Slide:
         """Height of the layer farthest from the middle."""
         return max(abs(layer.height_um) for layer in self.layers)
 
-    def covered(self, step: int = _STEP) -> NDArray[np.bool_]:
+    def covered(self) -> NDArray[np.bool_]:
         """Where the slide, seen sharply, shows something.
 
         That is more than 5 % absorbed in any colour, or, if it glows, more than 5 % of its peak above its ground.
 
         Returns:
-            (H, W) bool of every `step`-th point of the fine grid.
+            (H, W) bool of every `_STEP`-th point of the fine grid.
         """
-        light = self.layers[0].light[:, ::step, ::step]
+        light = self.layers[0].light[:, ::_STEP, ::_STEP]
         for layer in self.layers[1:]:
-            more = layer.light[:, ::step, ::step]
+            more = layer.light[:, ::_STEP, ::_STEP]
             light = light + more if self.glows else light * more
         if not self.glows:
             return np.asarray(light.min(axis=0) < 1.0 - _CLEAR)
@@ -76,9 +76,11 @@ class Slide:
         Returns:
             (rows, columns) float64.
         """
-        edges = self._edges(top_px, patch_px, rows), self._edges(left_px, patch_px, columns)
-        area = np.outer(np.diff(edges[0]), np.diff(edges[1]))
-        return np.asarray(_sums(self.covered().astype(np.float64), *edges) / area)
+        return self._coverage(self._edges(top_px, patch_px, rows), self._edges(left_px, patch_px, columns))
+
+    def frame_coverage(self) -> float:
+        """The same for the whole frame, without its margin."""
+        return float(self._coverage(*self._frame())[0, 0])
 
     def heights_um(self, patch_px: int, rows: int, columns: int, top_px: int, left_px: int) -> NDArray[np.float64]:
         """Mean height in every patch, weighted by absorbance (by emission if the slide glows).
@@ -93,8 +95,11 @@ class Slide:
 
     def mean_height_um(self) -> float:
         """The same for the whole frame."""
-        rows, columns = self._edges(0, self.height_px, 1), self._edges(0, self.width_px, 1)
-        return float(self._heights_um(rows, columns)[0, 0])
+        return float(self._heights_um(*self._frame())[0, 0])
+
+    def _coverage(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        area = np.outer(np.diff(rows), np.diff(columns))
+        return np.asarray(_sums(self.covered().astype(np.float64), rows, columns) / area)
 
     def _heights_um(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
         if len(self.layers) == 1:
@@ -109,6 +114,10 @@ class Slide:
         light = layer.light[:, ::_STEP, ::_STEP].astype(np.float64)
         weight = light - light.min(axis=(1, 2), keepdims=True) if self.glows else -np.log(light)
         return np.asarray(weight.mean(axis=0))
+
+    def _frame(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The frame as one patch: its edges."""
+        return self._edges(0, self.height_px, 1), self._edges(0, self.width_px, 1)
 
     def _edges(self, first_px: int, size_px: int, count: int) -> NDArray[np.int64]:
         """Where patches begin and the last one ends, in `_STEP`s of the fine grid."""

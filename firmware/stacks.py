@@ -148,7 +148,11 @@ def replay_profile(
     notes = stack.notes
     magnification = notes.magnification or (1.0 if notes.pixel_um else None)
     base["description"] = f"Replays {stack.name}: {stack.count} slices, z in {stack.z_unit}"
-    base["objective"][0] |= {"magnification": magnification, "numerical_aperture": notes.numerical_aperture}
+    base["objective"][0] |= {
+        "magnification": magnification,
+        "numerical_aperture": notes.numerical_aperture,
+        "immersion_index": _immersion_index(notes.numerical_aperture or 0.0),
+    }
     base["camera"] |= {
         "width_px": stack.width_px,
         "height_px": stack.height_px,
@@ -160,6 +164,11 @@ def replay_profile(
     base["axis"] |= motion["axis"]
     base["focus"] |= motion["focus"]
     return BoardProfile.model_validate(base)
+
+
+def _immersion_index(numerical_aperture: float) -> float:
+    """Of the thinnest of air, oil and dense oil that lets an aperture below 1.7 through; no stack states it."""
+    return next(index for index in (1.0, 1.515, 1.7) if numerical_aperture < index)
 
 
 def _motion(z: list[float]) -> dict[str, dict[str, Any]]:

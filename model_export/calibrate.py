@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.bundle import Calibrations, CalibrationTable
-from edge_app.estimate import Calibration, centre_of, places_of, sigma_parts
+from edge_app.estimate import Calibration, Verdict, fuse, levelled
 from edge_app.tasks.defocus import answers_of
 from model_export.errors import NoData
 from model_export.frames import Answered, Subject, answer_all, frames_of
@@ -83,17 +83,19 @@ def _patch_scale(answered: list[Answered]) -> float:
     return float(np.percentile(np.concatenate(ratios), 68.3))
 
 
-def _parts(answered: Answered, calibration: Calibration) -> tuple[float, tuple[float, ...]]:
-    """A frame's error, and what its sigma is made of, the floor's 1 first."""
-    asked, chosen = answered.asked()
-    answers = answers_of(asked)
-    unit = calibration.range_um / 10
-    sigma_um = answers.sigma_um * np.float32(calibration.patch_scale)
-    weights = np.asarray(1.0 / np.maximum(sigma_um, 0.05 * unit) ** 2, np.float32)
-    places = places_of(chosen, answered.grid)
-    centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
-    distance = np.abs(answers.defocus_um - places @ slopes - centre).astype(np.float32)
-    return abs(centre - answered.truth_um), (1.0, *sigma_parts(distance, weights, sigma_um))
+def _parts(answered: Answered, plain: Calibration) -> tuple[float, tuple[float, ...]]:
+    """A frame's error, and what its sigma is made of, the floor's 1 first.
+
+    Where the side does not show the error is the distance's, and only the spread of the distances counts: the whole
+    sigma under the `plain` calibration, which has no other share.
+    """
+    outputs, chosen = answered.asked()
+    answers = answers_of(outputs)
+    estimate = fuse(answers, chosen, answered.grid, plain, "")
+    if estimate.verdict is Verdict.SIGN_UNCERTAIN:
+        return abs(estimate.defocus_um - abs(answered.truth_um)), (1.0, 0.0, estimate.sigma_um, 0.0)
+    flat = levelled(answers, chosen, answered.grid, plain)
+    return abs(flat.centre_um - answered.truth_um), (1.0, *flat.parts)
 
 
 def _sigma(squares: Array, shares: tuple[float, ...]) -> Array:

@@ -24,7 +24,7 @@ Whole frames of 2592x1944, `n` of them (144 are 12 specimens at 12 depths each);
 `parfocal-model evaluate {m.name} --set SET --seed SEED` gives the same figures for 144. Errors in um; patches covered
 to more than 20 %; `sign` counts where |z| exceeds half a depth of field; coverage is the share of errors within one
 sigma (68 %) and 1.96 sigma (95 %); a frame is abstained on with a verdict other than OK and OUT_OF_RANGE, and counts
-with its best guess.
+with its best guess; `-` stands where nothing was to be scored.
 
 | set (seed) | unit | n | mean | median | p95 | sign | 68 % | 95 % | abstained |
 |---|---|---|---|---|---|---|---|---|---|
@@ -68,20 +68,25 @@ def model_card(manifest: Manifest) -> str:
     )
 
 
+def cell(figure: float | None) -> str:
+    """A figure in a table; a dash where nothing was to be scored."""
+    return "-" if figure is None else f"{figure:.3f}"
+
+
 def _sets(manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
     return [(name, figures) for name, figures in manifest.metrics.items() if isinstance(figures, dict)]
 
 
 def _row(name: str, unit: str, figures: dict[str, Any]) -> str:
     count = figures["patches" if unit == "patch" else "frames"]
-    cells = [f"{figures[unit][column]:.3f}" for column in _COLUMNS]
-    end = f"{figures['abstained']:.3f}" if unit == "frame" else ""
+    cells = [cell(figures[unit][column]) for column in _COLUMNS]
+    end = cell(figures["abstained"]) if unit == "frame" else ""
     seed = f" ({figures['seed']})" if "seed" in figures else ""
     return f"| {name}{seed} | {unit} | {count} | {' | '.join(cells)} | {end} |"
 
 
 def _blank(name: str, blank: dict[str, Any]) -> str:
-    return f"{name}: precision {blank['precision']:.3f}, recall {blank['recall']:.3f} of {blank['patches']}"
+    return f"{name}: precision {cell(blank['precision'])}, recall {cell(blank['recall'])} of {blank['patches']}"
 
 
 def _data(minutes: float) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from edge_app.linear import rgb8
 from firmware.frames import Frame, FrameOptics, Pixels
@@ -19,6 +19,7 @@ from firmware.optics import Optics
 from firmware.processing import Processing, process
 from firmware.response import Pattern, Response
 from firmware.sensor import Sensor
+from firmware.specimens import KINDS
 
 Range = tuple[float, float]
 _PATTERNS: tuple[Pattern, ...] = ("RGGB", "BGGR", "GRBG", "GBRG")
@@ -98,7 +99,10 @@ class SlideTable(BaseModel):
 
     `thick_share` of the slides have `layers` within a thickness drawn from `thickness_um`; the others are thin.
     `tilt_um` is the largest rise from edge to edge of a frame, `field_curvature_um` the largest extra defocus
-    in a corner, `vignetting` the share of light lost there.
+    in a corner, `vignetting` the share of light lost there. `blank_at_least` is the share of a frame's patches
+    of 224 pixels that are covered to less than 2 %; slides that have fewer are drawn again.
+
+    The last four shape whole frames; training, which draws tiles, does not know them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,6 +114,20 @@ class SlideTable(BaseModel):
     tilt_um: float = 0.0
     field_curvature_um: float = 0.0
     vignetting: Range = (0.0, 0.0)
+    blank_at_least: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: dict[str, float]) -> dict[str, float]:
+        known = ", ".join(KINDS)
+        if not kinds:
+            raise ValueError(f"give the share of at least one kind of specimen; the kinds are: {known}")
+        for kind, share in kinds.items():
+            if kind not in KINDS:
+                raise ValueError(f"there is no kind of specimen {kind!r}; the kinds are: {known}")
+            if not 0 < share < float("inf"):
+                raise ValueError(f"the share of {kind!r} must be above 0; leave the kind out if there is none")
+        return kinds
 
 
 class Conditions(BaseModel):

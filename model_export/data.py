@@ -91,7 +91,7 @@ def reduce(recipe: Recipe, specimen: Specimen, index: int) -> Made:
         mean = depths.mean(axis=(1, 2))
         return {"tiles": tiles, "z": mean, "specimen": np.full(len(mean), index, np.int32)}
     grid = PatchGrid.fit(tiles.shape[1], tiles.shape[2], recipe.patch_px)
-    keep = np.stack([content(tile, grid, recipe.training_contrast).informative for tile in tiles])
+    keep = np.stack([content(tile, grid, recipe.data.min_contrast).informative for tile in tiles])
     patches = np.concatenate([grid.cut(tile, kept) for tile, kept in zip(tiles, keep, strict=True)])
     z_um = depths.reshape(keep.shape)[keep]
     front = _front(recipe.family, json.dumps(recipe.network))
@@ -127,7 +127,7 @@ def open_split(folder: Path, split: str, recipe: Recipe) -> Tiles | Features:
         what = f"{folder}: a shard of {split!r} cannot be read ({error})"
         raise NoData(f"{what}; remove it and run synth again") from error
     if kind == "tiles":
-        return Tiles(tuple(shards), z_um, specimen, recipe.training_contrast)
+        return Tiles(tuple(shards), z_um, specimen, recipe.data.min_contrast)
     return Features(np.concatenate(shards), z_um, specimen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from edge_app.estimate import Calibration, DefocusEstimate, Verdict, fuse
 from edge_app.tasks.defocus import answers_of
 from firmware.frames import FrameOptics
 from firmware.optics import depth_of_field_um
+from firmware.table import explain
 from model_export.conditions import Conditions
 from model_export.errors import BadRecipe, NoData
-from model_export.frames import FRAME_PX, Answered, Subject, answer_all, frames_of
+from model_export.frames import BLANK, FRAME_PX, Answered, Subject, answer_all, frames_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,9 +29,9 @@ else:
 SETS = Path(__file__).parent / "sets"
 SPECIMENS = 12
 DEPTHS = 12
-BLANK = 0.02
 INFORMATIVE = 0.20
 _UNSEEN = 1000
+_BELOW_ZERO = 2**63  # numpy takes no negative seeds; these become large ones
 _QUIET = (Verdict.OK, Verdict.OUT_OF_RANGE)
 Figures = dict[str, Any]
 
@@ -68,7 +69,9 @@ def load_set(name: str) -> EvaluationSet:
         return EvaluationSet.model_validate(
             {"name": name, **tomllib.loads((SETS / f"{name}.toml").read_text(encoding="utf-8"))}
         )
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except ValidationError as error:
+        raise BadRecipe(f"evaluation set {name!r}: {explain(error)}") from error
+    except tomllib.TOMLDecodeError as error:
         raise BadRecipe(f"evaluation set {name!r}: {error}") from error
 
 
@@ -80,9 +83,9 @@ def answer_set(
     specimens: int = SPECIMENS,
     depths: int = DEPTHS,
 ) -> list[Answered]:
-    """Ask a model about every frame of a set; training never draws from these seeds."""
+    """Ask a model about every frame of a set; training never draws from these seeds, of which any integer is one."""
     name = zlib.crc32(wanted.name.encode())
-    seeds = (seed, _UNSEEN, name)
+    seeds = (seed if seed >= 0 else seed % _BELOW_ZERO, _UNSEEN, name)
     truths = frames_of(wanted.conditions, wanted.range_um, seeds, specimens, depths, wanted.frame_px, subject.patch_px)
     return answer_all(truths, subject, progress)
 
@@ -100,16 +103,16 @@ def score(answered: list[Answered], calibration: Calibration) -> Figures:
 
     Patches count that are covered to more than 20 %. `sign` counts where |z| exceeds half a depth of field.
     Frames with no such patch are left out. A frame is abstained on with a verdict other than OK and OUT_OF_RANGE;
-    it counts with its best guess.
+    it counts with its best guess. A share of nothing is None.
 
     Raises:
-        NoData: No frame has such a patch, or the model asks about none.
+        NoData: No frame has such a patch, or the model asks about none of them.
     """
     aperture = answered[0].optics.numerical_aperture or 1.0
     depth_um = depth_of_field_um(aperture)
     told = [a for a in answered if (a.covered > INFORMATIVE).any()]
     patches = [_patches(a, calibration) for a in told if a.informative.any()]
-    if not patches:
+    if not any(len(values) for values, _, _ in patches):
         raise NoData("none of these frames shows specimen that the model asks about; take more specimens")
     values, truths, patch_sigmas = (np.concatenate(column) for column in zip(*patches, strict=True))
     estimates = [fused(a, calibration) for a in told]
@@ -117,13 +120,15 @@ def score(answered: list[Answered], calibration: Calibration) -> Figures:
     sigmas = np.array([0.0 if e is None else e.sigma_um for e in estimates])
     verdicts = [Verdict.NO_CONTENT if e is None else e.verdict for e in estimates]
     return {
+        "patch_px": answered[0].grid.patch_px,
         "frames": len(told),
         "patches": len(values),
         "patch": _figures(values, truths, patch_sigmas, depth_um),
         "frame": _figures(guesses, np.array([a.truth_um for a in told]), sigmas, depth_um),
         "blank": _blank(answered),
-        "abstained": _share([verdict not in _QUIET for verdict in verdicts]),
-        "sign_uncertain": _share([verdict is Verdict.SIGN_UNCERTAIN for verdict in verdicts]),
+        "abstained": _share(verdict not in _QUIET for verdict in verdicts),
+        "sign_uncertain": _share(verdict is Verdict.SIGN_UNCERTAIN for verdict in verdicts),
+        "out_of_range": _share(verdict is Verdict.OUT_OF_RANGE for verdict in verdicts),
     }
 
 
@@ -149,14 +154,16 @@ def guess(estimate: DefocusEstimate | None) -> float:
 
 
 def _blank(answered: list[Answered]) -> Figures:
-    """How well patches without specimen are told: blank is under 2 % covered, informative over 20 %."""
+    """How well patches without specimen are told: blank is under 2 % covered, informative over 20 %.
+
+    Where no patch is blank there is nothing to tell.
+    """
     covered = np.concatenate([a.covered for a in answered])
     called = ~np.concatenate([a.informative for a in answered])
     blank, informative = covered < BLANK, covered > INFORMATIVE
-    found, wrong = int((called & blank).sum()), int((called & informative).sum())
     return {
-        "precision": round(found / max(found + wrong, 1), 4),
-        "recall": round(found / max(int(blank.sum()), 1), 4),
+        "precision": _share(blank[called & (blank | informative)]) if blank.any() else None,
+        "recall": _share(called[blank]),
         "patches": int(blank.sum()),
     }
 
@@ -164,16 +171,17 @@ def _blank(answered: list[Answered]) -> Figures:
 def _figures(value: NDArray[Any], truth: NDArray[Any], sigma: NDArray[Any], depth_um: float) -> Figures:
     error = np.abs(value - truth)
     far = np.abs(truth) > 0.5 * depth_um
-    figures = {
-        "mae_um": error.mean(),
-        "median_um": np.median(error),
-        "p95_um": np.percentile(error, 95),
-        "sign": (np.sign(value) == np.sign(truth))[far].mean(),
-        "coverage_68": (error <= sigma).mean(),
-        "coverage_95": (error <= 1.96 * sigma).mean(),
+    return {
+        "mae_um": round(float(error.mean()), 4),
+        "median_um": round(float(np.median(error)), 4),
+        "p95_um": round(float(np.percentile(error, 95)), 4),
+        "sign": _share((np.sign(value) == np.sign(truth))[far]),
+        "coverage_68": _share(error <= sigma),
+        "coverage_95": _share(error <= 1.96 * sigma),
     }
-    return {name: round(float(figure), 4) for name, figure in figures.items()}
 
 
-def _share(of: list[bool]) -> float:
-    return round(float(np.mean(of)), 4)
+def _share(of: Iterable[bool]) -> float | None:
+    """How many of them are true, 0 to 1; None of nothing."""
+    flags = list(of)
+    return round(float(np.mean(flags)), 4) if flags else None

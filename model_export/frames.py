@@ -13,10 +13,13 @@ from edge_app.linear import rgb8
 from edge_app.patches import PATCH_PX, PatchGrid, chosen, content
 from firmware.frames import Frame, FrameOptics
 from firmware.optics import PupilTable, spread_um
-from firmware.rendering import Field, make_slide, render
+from firmware.rendering import Field, Slide, make_slide, render
 from model_export.conditions import Conditions, Setting
+from model_export.errors import BadRecipe
 
 FRAME_PX = (1944, 2592)
+BLANK = 0.02
+ATTEMPTS = 40
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 Mask = NDArray[np.bool_]
 
@@ -85,24 +88,15 @@ def frames_of(
 def _frames(
     setting: Setting, z_um: NDArray[np.float64], seed: tuple[int, ...], frame_px: tuple[int, int], patch_px: int
 ) -> Iterator[Truth]:
-    slide_table, optics = setting.conditions.slide, setting.optics
+    optics = setting.optics
     rise = abs(setting.field_curvature_um) + 0.5 * sum(map(abs, setting.tilt_um)) + setting.thickness_um / 2
     reach = float(np.abs(z_um).max()) + rise + 0.1
     table = PupilTable(optics, reach)
     farthest = reach + optics.coverslip_spread_um + 1.0
     blur_um = spread_um(farthest, optics.numerical_aperture, optics.immersion_index)
-    slide = make_slide(
-        setting.kind,
-        (*seed, 1),
-        table,
-        *frame_px,
-        blur_um + 12 * optics.pixel_um,
-        thickness_um=setting.thickness_um,
-        layers=slide_table.layers if setting.thickness_um else 1,
-    )
+    slide = slide_of(setting, (*seed, 1), table, frame_px, blur_um + 12 * optics.pixel_um)
     grid = PatchGrid.fit(*frame_px, patch_px)
-    where = (grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px)
-    heights, covered = slide.heights_um(*where), slide.coverage(*where)
+    heights, covered = slide.heights_um(*_where(grid)), slide.coverage(*_where(grid))
     field = Field(setting.tilt_um, setting.field_curvature_um, setting.vignetting)
     across = (np.arange(grid.columns) - (grid.columns - 1) / 2) * grid.patch_px * optics.pixel_um
     down = (np.arange(grid.rows) - (grid.rows - 1) / 2) * grid.patch_px * optics.pixel_um
@@ -117,6 +111,43 @@ def _frames(
             covered.astype(np.float32).ravel(),
             grid,
         )
+
+
+def slide_of(
+    setting: Setting,
+    seed: tuple[int, ...],
+    table: PupilTable,
+    frame_px: tuple[int, int],
+    margin_um: float,
+    attempts: int = ATTEMPTS,
+) -> Slide:
+    """The setting's slide: the first of so many draws that is as blank as its conditions say.
+
+    Raises:
+        BadRecipe: None of them was.
+    """
+    wanted = setting.conditions.slide
+    grid = PatchGrid.fit(*frame_px)
+    for attempt in range(attempts):
+        slide = make_slide(
+            setting.kind,
+            (*seed, attempt) if attempt else seed,
+            table,
+            *frame_px,
+            margin_um,
+            thickness_um=setting.thickness_um,
+            layers=wanted.layers if setting.thickness_um else 1,
+        )
+        if not wanted.blank_at_least or (slide.coverage(*_where(grid)) < BLANK).mean() >= wanted.blank_at_least:
+            return slide
+    raise BadRecipe(
+        f"each of {attempts} slides of the kind {setting.kind!r} had less than {wanted.blank_at_least:.0%} of its "
+        "patches blank; lower blank_at_least, or leave that kind out"
+    )
+
+
+def _where(grid: PatchGrid) -> tuple[int, int, int, int, int]:
+    return grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px
 
 
 def answer_all(truths: Iterator[Truth], subject: Subject, progress: Callable[[], None]) -> list[Answered]:

@@ -152,7 +152,7 @@ def check_maker(folder: Path, recipe: Recipe) -> None:
 
 def _key(recipe: Recipe) -> str:
     """What of a recipe decides its shards, as JSON."""
-    parts = {"family", "seed", "min_contrast", "conditions", "data", "network"}
+    parts = {"family", "seed", "conditions", "data", "network"}
     return json.dumps(recipe.model_dump(include=parts, exclude_unset=True), sort_keys=True)
 
 

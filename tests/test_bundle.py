@@ -201,6 +201,50 @@ def test_a_passport_knows_measured_objectives_inside_its_ranges(aberrations: dic
     assert measured.check(optics(**aberrations)) is None
 
 
+TRAINED: dict[str, Any] = {
+    "spherical_waves_accepted": (0.0, 0.35),
+    "longitudinal_colour_um_accepted": ((0.3, 0.7), (-1e-6, 1e-6), (-0.56, -0.24)),
+}
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"spherical_waves": 0.5}, "declares 0.5 as spherical_waves, and this model is for 0 to 0.35. Correct"),
+        ({"longitudinal_colour_um": (0.5, 0.1, -0.4)}, "0.1 as longitudinal_colour_um of green, .* for 0 to 0. "),
+        ({"longitudinal_colour_um": (0.5, 0.0, 0.4)}, "0.4 as longitudinal_colour_um of blue, .* -0.56 to -0.24. "),
+    ],
+)
+@pytest.mark.parametrize("colour", [True, False])
+def test_declared_aberrations_that_training_never_covered_are_refused(
+    declared: dict[str, Any], says: str, colour: bool
+) -> None:
+    refusal = passport(colour=colour, **TRAINED).check(optics(colour=colour, **declared))
+    assert refusal is not None
+    assert refusal[0] is Verdict.WRONG_OPTICS
+    assert re.search(says, refusal[1])
+    assert "or use the sweep" in refusal[1]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {},
+        {"spherical_waves": 0.35},
+        {"longitudinal_colour_um": (0.5, 0.0, -0.4)},
+        {"spherical_waves": 0.0, "longitudinal_colour_um": (0.3, 0.0, -0.56)},
+    ],
+)
+def test_aberrations_inside_what_was_trained_or_not_declared_are_accepted(declared: dict[str, Any]) -> None:
+    assert passport(**TRAINED).check(optics(**declared)) is None
+
+
+def test_a_passport_from_before_these_ranges_accepts_any_aberrations() -> None:
+    old = {"numerical_aperture": [0.7, 0.8], "pixel_um": [0.16, 0.18], "range_um": 10.0}
+    strange = optics(spherical_waves=2.0, longitudinal_colour_um=(-5.0, 0.0, 5.0))
+    assert Passport.model_validate(old).check(strange) is None
+
+
 def test_sigma_is_made_otherwise_behind_an_objective_that_was_measured(path: Path) -> None:
     measured = optics(spherical_waves=0.1, longitudinal_colour_um=(0.0, 0.0, 0.0))
     ranges = ((-0.1, 0.1),) * 3

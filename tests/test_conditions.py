@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from firmware.sensor import expose
-from model_export.conditions import CameraTable, Conditions, Setting
+from model_export.conditions import CameraTable, Conditions, Setting, SlideTable
+from model_export.errors import BadRecipe
 from model_export.evaluate import load_set
-from model_export.recipe import load_recipe
+from model_export.recipe import RECIPES, Recipe, load_recipe
 
 ANY_CAMERA = load_recipe("spectral_20x_any_camera").conditions[1]
 
@@ -151,3 +153,62 @@ def test_another_camera_looks_at_the_same_slide_through_the_same_optics() -> Non
 def test_a_misspelt_condition_is_refused() -> None:
     with pytest.raises(ValidationError, match="sharpness"):
         with_camera(sharpness=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("slide", "message"),
+    [
+        ({"kinds": {"tisue": 1.0}}, "no kind of specimen 'tisue'; the kinds are: tissue"),
+        ({"kinds": {}}, "at least one kind of specimen"),
+        ({"kinds": {"tissue": 1.0, "smear": 0.0}}, "share of 'smear' must be above 0"),
+        ({"kinds": {"tissue": 1.0}, "blank_at_least": 1.1}, "less than or equal to 1"),
+    ],
+)
+def test_a_slide_that_cannot_be_drawn_is_refused(slide: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SlideTable.model_validate(slide)
+
+
+def changed(folder: Path, old: str, new: str) -> Recipe:
+    """The recipe of the first bundle with one text in its place."""
+    text = (RECIPES / "spectral_20x.toml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "changed.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    return load_recipe(str(folder / "changed.toml"))
+
+
+MIXED = "[conditions.camera]\nmonochrome = true\n\n[conditions.slide]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tissue = 0.62", "tisue = 0.62", r"conditions\.0\.slide\.kinds: there is no kind of specimen 'tisue'"),
+        ('"nominal", "optics"', '"nominal", "soup"', "sets: there is no evaluation set 'soup'; the sets are: 10x"),
+        ('"nominal", "optics"', '"nominal"', "acceptance has limits for optics; add it to sets"),
+        ("known = true", 'contrast = "fluorescence"', "mix brightfield and fluorescence; write one recipe"),
+        ("[conditions.slide]", MIXED, "mix monochrome and colour cameras; write one recipe"),
+        (
+            "layers = 3",
+            "tilt_um = 1.0",
+            r"conditions\.0\.slide\.tilt_um shapes whole frames and training would",
+        ),
+        ("layers = 3", "field_curvature_um = 1.0", "field_curvature_um shapes whole frames"),
+        ("layers = 3", "vignetting = [0.0, 0.1]", "vignetting shapes whole frames"),
+        ("layers = 3", "blank_at_least = 0.6", "blank_at_least shapes whole frames"),
+    ],
+)
+def test_a_recipe_that_could_not_be_trained_as_it_says_is_refused(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRecipe, match=message):
+        changed(tmp_path, old, new)
+
+
+def test_a_recipe_may_say_that_its_slides_are_level(tmp_path: Path) -> None:
+    assert changed(tmp_path, "layers = 3", "tilt_um = 0.0\nvignetting = [0.0, 0.0]").conditions[0].slide.tilt_um == 0.0
+
+
+def test_other_limits_do_not_make_another_recipe(tmp_path: Path) -> None:
+    assert changed(tmp_path, "frame_mae_um = 0.08", "frame_mae_um = 0.07").sha256 == load_recipe("spectral_20x").sha256
+    assert changed(tmp_path, "batch = ", "batch = 1").sha256 != load_recipe("spectral_20x").sha256

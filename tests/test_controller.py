@@ -9,6 +9,7 @@ from oracle import oracle
 from edge_app.controller import Controller, Ending, Look
 from edge_app.errors import GridTooLarge, RuntimeFailed, UnknownStrategy
 from edge_app.estimate import Verdict
+from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
 from firmware.clock import ManualClock
 from firmware.errors import CameraError
@@ -184,12 +185,43 @@ def test_a_model_that_falls_far_short_ends_in_a_sweep_not_in_a_false_claim(micro
 
 
 def test_a_model_for_larger_patches_is_asked_about_larger_patches(microscope: Microscope) -> None:
-    model = oracle(world_of(microscope))
-    large = model.bundle.manifest.input.model_copy(update={"patch_px": 448})
-    bundle = replace(model.bundle, manifest=model.bundle.manifest.model_copy(update={"input": large}))
-    estimate = Controller(microscope, replace(model, bundle=bundle)).look().seen.estimate
+    estimate = Controller(microscope, for_larger_patches(oracle(world_of(microscope)))).look().seen.estimate
     assert estimate is not None
     assert (estimate.patches.grid.patch_px, estimate.patches.grid.count) == (448, 1)
+
+
+SMALL = RegionOfInterest(0, 0, 224, 224)
+
+
+def for_larger_patches(model: Model) -> Model:
+    large = model.bundle.manifest.input.model_copy(update={"patch_px": 448})
+    return replace(
+        model, bundle=replace(model.bundle, manifest=model.bundle.manifest.model_copy(update={"input": large}))
+    )
+
+
+def test_a_frame_too_small_for_the_model_still_serves_looks_that_do_not_ask_it(microscope: Microscope) -> None:
+    start_at(microscope, -8.0)
+    controller = Controller(microscope, for_larger_patches(oracle(world_of(microscope))))
+    assert controller.look(ask=False, roi=SMALL).seen.sharpness.shape == (1,)
+    assert controller.focus("sweep", silent, SMALL).ending is Ending.FOCUSED
+    with pytest.raises(GridTooLarge):
+        controller.look(roi=SMALL)
+
+
+def test_a_refusing_passport_is_heard_even_where_no_patch_of_the_model_fits(microscope: Microscope) -> None:
+    microscope.objective = microscope.objective.model_copy(update={"numerical_aperture": 0.4})
+    estimate = Controller(microscope, for_larger_patches(oracle(world_of(microscope)))).look(roi=SMALL).seen.estimate
+    assert estimate is not None
+    assert estimate.verdict is Verdict.WRONG_OPTICS
+
+
+def test_going_back_is_checked_on_the_larger_patches_of_the_first_look(microscope: Microscope) -> None:
+    start_at(microscope, 3.0)
+    liar = for_larger_patches(oracle(world_of(microscope), scale=-1.0))
+    outcome = Controller(microscope, liar).focus("single_shot", silent)
+    assert outcome.ending is Ending.RETURNED
+    assert microscope.axis.trust is not Trust.LOST
 
 
 def test_a_frame_from_before_the_request_is_never_an_answer(microscope: Microscope) -> None:

@@ -10,6 +10,7 @@ from edge_app.estimate import (
     Verdict,
     centre_of,
     fuse,
+    levelled,
     places_of,
     screen,
     weighted_median,
@@ -184,6 +185,31 @@ def test_a_side_that_shows_is_answered(side: float) -> None:
     estimate = told(noisy(side * 4.0), logit=side * 4.0, distance_um=4.0)
     assert estimate.verdict is Verdict.OK
     assert estimate.defocus_um == pytest.approx(side * 4.0, abs=0.1)
+
+
+def without_side(spread_um: float) -> DefocusEstimate:
+    """Patches whose signed answers are worth 5 um, and whose distances lie about 4 um."""
+    half, signed = np.full(88, 0.5, np.float32), noisy(0.0, 4.0).astype(np.float32)
+    answers = Answers(signed, np.full(88, 5.0, np.float32), half, noisy(4.0, spread_um).astype(np.float32))
+    return fuse(answers, ALL, GRID, Calibration(10.0, 1.0, 0.1, 0.5, 1.0, 1.0), "m")
+
+
+def test_a_distance_without_its_side_is_as_certain_as_the_distances_agree() -> None:
+    exact, spread = without_side(0.0), without_side(0.6)
+    assert {exact.verdict, spread.verdict} == {Verdict.SIGN_UNCERTAIN}
+    assert exact.sigma_um == pytest.approx(0.1)
+    assert 0.11 < spread.sigma_um < 0.2
+
+
+def test_levelling_gives_the_centre_and_the_parts_of_its_sigma() -> None:
+    values = tilted(ALL, 2.0, -1.0, 3.0)
+    answers = Answers(values, np.full(88, 0.5, np.float32))
+    flat = levelled(answers, ALL, GRID, Calibration(10.0, patch_scale=2.0))
+    assert flat.centre_um == pytest.approx(3.0, abs=0.05)
+    assert np.ptp(flat.level_um) < 0.6 * np.ptp(values)
+    assert flat.sigma_um == pytest.approx(np.ones(88))
+    assert flat.parts[0] == pytest.approx(1.0)
+    assert flat.parts[2] == 0.0
 
 
 def test_near_focus_the_side_does_not_matter() -> None:

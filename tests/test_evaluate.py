@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from edge_app.estimate import Calibration
 from edge_app.patches import PatchGrid
 from firmware import specimens
 from firmware.frames import FrameOptics
+from firmware.optics import PupilTable
+from firmware.rendering import Slide
 from model_export.conditions import Conditions
 from model_export.errors import BadRecipe, NoData
 from model_export.evaluate import EvaluationSet, answer_set, fused, guess, load_set, score, set_names
-from model_export.frames import Answered, Subject, Truth, answer_all, frames_of
+from model_export.frames import Answered, Subject, Truth, answer_all, frames_of, slide_of
 
 NAMES = {
     *("nominal", "optics", "raw", "jpeg", "thick", "sparse", "40x", "10x", "fluorescence", "symmetric"),
@@ -117,6 +120,34 @@ def test_blank_glass_covers_nothing_and_tissue_much() -> None:
     assert tissue.covered.mean() > 0.2
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_sparse_set_is_as_blank_as_it_says(seed: int) -> None:
+    (truth,) = frames(load_set("sparse").conditions, seed)
+    assert (truth.covered < 0.02).mean() >= 0.6
+
+
+def slide(least: float, kind: str = "sparse", attempts: int = 8) -> Slide:
+    """A slide of which at least so much shall be blank, drawn of one seed."""
+    setting = with_slide(kinds={kind: 1.0}, blank_at_least=least).draw(np.random.default_rng(2))
+    return slide_of(setting, (2,), PupilTable(setting.optics, 0.1), SMALL, 1.0, attempts)
+
+
+def blank_share(of: Slide) -> float:
+    grid = PatchGrid.fit(*SMALL)
+    return float((of.coverage(grid.patch_px, grid.rows, grid.columns, grid.top_px, grid.left_px) < 0.02).mean())
+
+
+def test_a_slide_is_drawn_again_only_where_it_is_not_blank_enough() -> None:
+    plain, enough, other = slide(0.0), slide(0.5), slide(0.6)
+    assert 0.5 <= blank_share(plain) < 0.6 <= blank_share(other)
+    assert np.array_equal(plain.layers[0].light, enough.layers[0].light)
+
+
+def test_a_kind_that_is_never_so_blank_is_refused_in_words() -> None:
+    with pytest.raises(BadRecipe, match=r"each of 3 slides of the kind 'tissue'.*lower blank_at_least"):
+        slide(1.0, "tissue", 3)
+
+
 def test_only_informative_patches_are_asked_and_progress_is_told() -> None:
     shapes, told = [], []
 
@@ -139,14 +170,31 @@ def test_a_blank_frame_is_not_asked_about() -> None:
     assert fused(seen, PLAIN) is None
 
 
-def test_sets_of_one_seed_do_not_share_their_specimens() -> None:
+def truth_of(wanted: EvaluationSet, seed: int) -> float:
+    """The defocus of a set's first frame."""
+
     def nothing(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {"defocus_um": np.zeros(len(counts), np.float32), "log_sigma": np.zeros(len(counts), np.float32)}
 
+    return answer_set(wanted, Subject(nothing, 0, 0.018), seed, lambda: None, 1, 1)[0].truth_um
+
+
+def test_sets_of_one_seed_do_not_share_their_specimens() -> None:
     plain = load_set("nominal").model_copy(update={"frame_px": SMALL})
-    twin = plain.model_copy(update={"name": "another"})
-    truths = [answer_set(s, Subject(nothing, 0, 0.018), 1, lambda: None, 1, 1)[0].truth_um for s in (plain, twin)]
-    assert truths[0] != truths[1]
+    assert truth_of(plain, 1) != truth_of(plain.model_copy(update={"name": "another"}), 1)
+
+
+def test_any_integer_is_a_seed() -> None:
+    small = load_set("nominal").model_copy(update={"frame_px": SMALL})
+    truths = [truth_of(small, seed) for seed in (-1, -1, 1, 0, -(2**70) - 5, 2**70)]
+    assert truths[0] == truths[1]
+    assert len(set(truths)) == 5
+
+
+def test_a_seed_from_zero_on_is_taken_as_it_is() -> None:
+    small = load_set("nominal").model_copy(update={"frame_px": SMALL})
+    (truth,) = frames_of(small.conditions, small.range_um, (7, 1000, zlib.crc32(b"nominal")), 1, 1, SMALL)
+    assert truth_of(small, 7) == truth.truth_um
 
 
 def test_an_answer_that_is_the_truth_has_no_error() -> None:
@@ -173,6 +221,17 @@ def test_errors_are_counted_as_they_are() -> None:
 
 def test_near_focus_the_sign_does_not_count() -> None:
     assert score([answered(0.2, -0.2), answered(3.0, 3.0)], PLAIN)["frame"]["sign"] == 1.0
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    figures = score([answered(0.2, -0.2), answered(-0.1, -0.1)], PLAIN)
+    assert figures["patch"]["sign"] is figures["frame"]["sign"] is None
+    assert figures["blank"] == {"precision": None, "recall": None, "patches": 0}
+
+
+def test_blank_patches_that_are_all_missed_have_a_recall_but_no_precision() -> None:
+    blank = score([answered(2.0, 2.0, [0, 0, 1, 1, 1, 1])], PLAIN)["blank"]
+    assert blank == {"precision": None, "recall": 0.0, "patches": 2}
 
 
 def test_a_patch_is_scored_with_the_calibrated_sigma() -> None:
@@ -206,6 +265,12 @@ def test_a_model_that_asks_about_nothing_cannot_be_scored() -> None:
         score([answered(3.0, 0.0, 1.0, [False] * 6)], PLAIN)
 
 
+def test_a_model_that_asks_only_about_what_does_not_count_cannot_be_scored() -> None:
+    missed = answered(3.0, 3.0, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [False, True, True, True, True, True])
+    with pytest.raises(NoData, match="take more specimens"):
+        score([missed], PLAIN)
+
+
 def test_blank_patches_are_told_as_precision_and_recall() -> None:
     called = [answered(2.0, 2.0, [0, 0, 0, 0.1, 0.5, 0.5], [False, False, True, False, False, True])]
     blank = score(called, PLAIN)["blank"]
@@ -223,7 +288,8 @@ def test_a_frame_whose_side_does_not_show_counts_with_its_best_guess(said_um: fl
 
 
 def test_a_frame_perhaps_out_of_range_is_not_abstained_on() -> None:
-    assert score([answered(9.9, 12.0)], PLAIN)["abstained"] == 0.0
+    figures = score([answered(9.9, 12.0), answered(3.0, 3.0)], PLAIN)
+    assert (figures["abstained"], figures["out_of_range"]) == (0.0, 0.5)
 
 
 def test_nothing_seen_is_guessed_to_be_in_focus() -> None:
@@ -231,7 +297,8 @@ def test_nothing_seen_is_guessed_to_be_in_focus() -> None:
 
 
 def test_figures_are_plain_numbers() -> None:
-    assert json.loads(json.dumps(score([answered(3.0, 3.5)], PLAIN)))["frames"] == 1
+    figures = json.loads(json.dumps(score([answered(3.0, 3.5)], PLAIN), allow_nan=False))
+    assert (figures["frames"], figures["patch_px"]) == (1, 224)
 
 
 def test_a_misspelt_set_is_refused() -> None:

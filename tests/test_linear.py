@@ -105,3 +105,9 @@ def test_a_raw_frame_is_shown_to_people_in_colour() -> None:
 def test_a_curved_frame_is_shown_to_people_as_the_camera_shaped_it() -> None:
     toned = frame(noise(9, 9, 3), kind="tone", curve="srgb")
     assert (from_png(png(toned)) == toned.pixels).all()
+
+
+def test_a_model_for_unknown_responses_reads_a_curved_frame_as_it_comes() -> None:
+    toned = frame(noise(9, 9, 3), kind="tone", curve="srgb")
+    assert (rgb8(toned, undo_tone=False) == toned.pixels).all()
+    assert not (rgb8(toned) == toned.pixels).all()

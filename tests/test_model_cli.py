@@ -18,7 +18,7 @@ from model_export.card import model_card
 from model_export.cli import _accept, app
 from model_export.data import Features, open_split, reduce
 from model_export.errors import NoData, NotAccepted
-from model_export.recipe import RECIPES, Recipe, load_recipe
+from model_export.recipe import RECIPES, AcceptanceTable, Recipe, load_recipe
 from model_export.synthesis import specimen_tiles
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ SMALL = {
     "checkpoint_every": 20,
     "sets": ["nominal"],
 }
-CALIBRATION = "\n[calibration]\nspecimens = 2\ndepths = 2\nframe_px = [448, 672]\n"
+CALIBRATION = "[calibration]\nspecimens = 2\ndepths = 2\nframe_px = [448, 672]\n"
+ACCEPTANCE = "[acceptance.nominal]\npatch_mae_um = 0.01\nsign = 1.0\n"
 FEW = ("--specimens", "1", "--depths", "2")
 FIGURES = {"mae_um", "median_um", "p95_um", "sign", "coverage_68", "coverage_95"}
 
@@ -57,13 +58,13 @@ class Workshop:
     bundle: Path
 
 
-def tell(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+def tell(*words: object, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 
 
-def done(*words: object) -> Result:
+def done(*words: object, stdin: str = "") -> Result:
     """Run a command that must succeed."""
-    result = tell(*words)
+    result = tell(*words, stdin=stdin)
     assert result.exit_code == 0, (result.output, result.exception)
     return result
 
@@ -77,7 +78,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     for key, value in SMALL.items():
         text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", text)
         assert count == 1, key
-    made.recipe.write_text(text + CALIBRATION, encoding="utf-8")
+    made.recipe.write_text(text[: text.index("[acceptance")] + CALIBRATION + ACCEPTANCE, encoding="utf-8")
     done("synth", made.recipe, "--data", made.data, "--workers", 1)
     done("train", made.recipe, "--data", made.data, "--run", made.run)
     sources = ("--data", made.data, "--run", made.run)
@@ -200,6 +201,14 @@ def test_an_older_bundle_has_a_card_too(bundle: ModelBundle) -> None:
     assert "Blank patches (under 2 % covered): not scored." in card
 
 
+def test_a_card_has_dashes_where_nothing_was_to_be_scored(bundle: ModelBundle) -> None:
+    figures = bundle.manifest.metrics["nominal"]
+    unscored = {"patch": figures["patch"] | {"sign": None}, "blank": {"precision": None, "recall": None, "patches": 0}}
+    card = model_card(bundle.manifest.model_copy(update={"metrics": {"nominal": figures | unscored}}))
+    assert re.search(r"\| nominal \(1\) \| patch \| \d+ \|( [\d.]+ \|){3} - \|", card)
+    assert "nominal: precision -, recall - of 0" in card
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_every_runtime_answers_as_the_trained_network(
     runtime: str, shop: Workshop, recipe: Recipe, bundle: ModelBundle
@@ -232,7 +241,7 @@ def test_evaluation_gives_the_figures_of_the_card(figures: dict[str, Any], bundl
 
 
 def test_evaluation_draws_pictures_and_notes_what_a_board_would_refuse(shop: Workshop, tmp_path: Path) -> None:
-    options = ("--set", "10x", *FEW, "--runtime", "onnxruntime", "--pictures", tmp_path)
+    options = ("--set", "10x", "--seed", -3, *FEW, "--runtime", "onnxruntime", "--pictures", tmp_path)
     result = done("evaluate", shop.bundle, *options)
     assert {path.name for path in tmp_path.iterdir()} == {"error.png", "calibration.png", "map.png"}
     assert "on the board this bundle would refuse these frames: the frame has NA 0.3" in " ".join(
@@ -240,9 +249,100 @@ def test_evaluation_draws_pictures_and_notes_what_a_board_would_refuse(shop: Wor
     )
 
 
-def test_a_model_beyond_its_limits_is_not_accepted(recipe: Recipe, bundle: ModelBundle) -> None:
-    with pytest.raises(NotAccepted, match="train longer, or pass --no-accept"):
-        _accept(recipe, bundle.manifest.metrics["nominal"])
+GOOD: dict[str, Any] = {
+    "patch": {"mae_um": 0.2, "sign": 0.99},
+    "frame": {"mae_um": 0.1, "median_um": 0.05, "coverage_68": 0.7, "coverage_95": 0.95},
+    "blank": {"precision": 0.98, "recall": 0.97},
+    "abstained": 0.02,
+    "sign_uncertain": 0.0,
+}
+LIMITS = {
+    "patch_mae_um": 0.2,
+    "frame_mae_um": 0.12,
+    "frame_median_um": 0.05,
+    "sign": 0.99,
+    "sign_uncertain": 0.0,
+    "coverage_68": (0.60, 0.76),
+    "coverage_95": (0.91, 0.98),
+    "blank_precision": 0.97,
+    "blank_recall": 0.97,
+    "abstained": 0.02,
+}
+
+
+def missed(changes: dict[str, Any], **limits: Any) -> list[str]:
+    return AcceptanceTable.model_validate(limits or LIMITS).missed(GOOD | changes)
+
+
+def test_a_model_at_its_limits_misses_none() -> None:
+    assert set(LIMITS) == set(AcceptanceTable.model_fields)
+    assert missed({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch": {"mae_um": 0.21, "sign": 0.99}}, ["patch_mae_um 0.21 (at most 0.2)"]),
+        ({"patch": {"mae_um": float("nan"), "sign": 0.99}}, ["patch_mae_um nan (at most 0.2)"]),
+        ({"patch": {"mae_um": 0.1, "sign": None}}, ["sign not scored (at least 0.99)"]),
+        (
+            {"frame": GOOD["frame"] | {"mae_um": 0.13, "median_um": 0.06}},
+            ["frame_mae_um 0.13", "frame_median_um"],
+        ),
+        ({"frame": GOOD["frame"] | {"coverage_68": 0.77}}, ["coverage_68 0.77 (0.6 to 0.76)"]),
+        ({"frame": GOOD["frame"] | {"coverage_95": 0.9}}, ["coverage_95 0.9 (0.91 to 0.98)"]),
+        ({"blank": {"precision": 0.96, "recall": None}}, ["blank_precision 0.96", "blank_recall not scored"]),
+        ({"abstained": 0.03}, ["abstained 0.03 (at most 0.02)"]),
+        ({"sign_uncertain": None}, ["sign_uncertain not scored (at least 0)"]),
+    ],
+)
+def test_every_missed_limit_is_told_with_its_value(changes: dict[str, Any], words: list[str]) -> None:
+    told = missed(changes)
+    assert len(told) == len(words)
+    assert all(miss.startswith(word) for miss, word in zip(told, words, strict=True))
+
+
+def test_a_limit_that_is_not_stated_is_not_judged() -> None:
+    assert missed({"frame": {"mae_um": 9.0, "median_um": 9.0, "coverage_68": 0, "coverage_95": 0}}, sign=0.9) == []
+
+
+def test_a_model_beyond_its_limits_is_not_accepted_on_any_set(recipe: Recipe) -> None:
+    limits = {"one": AcceptanceTable(sign=0.999), "two": AcceptanceTable(sign=0.9, abstained=0.0)}
+    with pytest.raises(NotAccepted) as refused:
+        _accept(recipe.model_copy(update={"acceptance": limits}), {"one": GOOD, "two": GOOD, "three": {}})
+    assert "one: sign 0.99 (at least 0.999); two: abstained 0.02 (at most 0)" in str(refused.value)
+    assert "--no-accept" in str(refused.value)
+
+
+def test_export_refuses_a_model_beyond_its_limits(shop: Workshop, tmp_path: Path) -> None:
+    sources = ("--data", shop.data, "--run", shop.run, "--out", tmp_path / "bad.parfocal")
+    result = tell("export", shop.recipe, *sources, "--specimens", 1, "--depths", 1)
+    assert isinstance(result.exception, NotAccepted)
+    assert not (tmp_path / "bad.parfocal").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "--specimens", 0),
+        ("evaluate", "--depths", -1),
+        ("export", "spectral_20x", "--specimens", 0),
+        ("synth", "spectral_20x", "--workers", 0),
+        ("train", "spectral_20x", "--steps", 0),
+        ("eager", "spectral_20x", "--patches", 0),
+        ("eager", "spectral_20x", "--threads", 0),
+    ],
+)
+def test_an_amount_below_one_is_refused(words: tuple[object, ...]) -> None:
+    result = tell(*words)
+    assert result.exit_code == 2
+    assert str(words[-2]).strip("-") in result.output
+
+
+@pytest.mark.parametrize("name", ["spectral_20x", "spectral_40x"])
+def test_torch_is_timed_on_patches_of_the_models_size(name: str) -> None:
+    result = done("eager", name, "--patches", 2, "--threads", 1, stdin="go\n")
+    assert float(result.stdout) > 0
 
 
 def test_training_without_shards_says_what_to_do(shop: Workshop, tmp_path: Path) -> None:

@@ -237,6 +237,14 @@ def test_a_thicker_coverslip_is_the_spherical_aberration_of_the_textbook() -> No
         assert cover.radial_otf(z)[0, GREEN] == pytest.approx(seidel.radial_otf(z)[0, GREEN], abs=0.03)
 
 
+def test_an_aperture_beyond_the_index_of_glass_needs_a_coverslip_without_error() -> None:
+    wide = dataclasses.replace(PLAIN, numerical_aperture=1.55, immersion_index=1.7)
+    assert wide.coverslip_spread_um == 0.0
+    assert table_of(wide, 0.5).radial_otf(0.0)[0, GREEN, 100] > 0.2
+    with pytest.raises(ValueError, match=r"NA 1\.55 does not pass a coverslip of index 1\.515"):
+        dataclasses.replace(wide, coverslip_error_um=2.0)
+
+
 def test_oil_of_the_glass_index_hides_a_wrong_coverslip() -> None:
     oil = dataclasses.replace(PLAIN, numerical_aperture=1.3, immersion_index=1.515)
     off = dataclasses.replace(oil, coverslip_error_um=20.0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from firmware.clock import ManualClock
 from firmware.errors import ProfileError
 from firmware.microscope import open_microscope, with_simulation
 from firmware.profile import BOARDS, board_names, load_profile
 from firmware.simulation import read_simulation
+from firmware.stacks import replay_profile
 
 TINY = (BOARDS / "simulated_tiny.toml").read_text(encoding="utf-8")
 
@@ -48,6 +51,11 @@ def test_an_unknown_board_is_told_what_there_is() -> None:
         ('name = "10x"', 'name = "20x"', "two objectives have one name"),
         ('homing = "switch"', 'homing = "hope"', "axis.homing: Input should be 'switch' or 'window'"),
         ("numerical_aperture = 0.30", "numerical_aperture = 3.0", "objective.1.numerical_aperture"),
+        (
+            "numerical_aperture = 0.30",
+            "numerical_aperture = 1.30",
+            "objective.1: numerical_aperture 1.3 must lie below immersion_index 1",
+        ),
         ("[camera]", "[camera", "is not TOML"),
         ('kind = "linear"', 'kind = "raw"', 'camera.response: kind = "raw" needs a pattern'),
         ('kind = "linear"', 'kind = "log"', "camera.response.kind"),
@@ -82,6 +90,7 @@ def test_a_board_that_is_not_text_is_refused(tmp_path: Path) -> None:
         ({"kinds": {}}, "one must be above zero"),
         ({"kinds": {"tissue": -1.0, "smear": 2.0}}, "must not be negative"),
         ({"stale_frames": 99}, "stale_frames: Input should be less than or equal to 16"),
+        ({"white_balance": (1.8, 0.0, 1.6)}, "white_balance.1: Input should be greater than 0"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
     ],
 )
@@ -117,18 +126,24 @@ def test_a_frame_knows_the_pixel_in_the_specimen() -> None:
 
 def test_a_frame_knows_what_the_board_declares_of_camera_and_objective() -> None:
     profile = load_profile("simulated").model_copy(update={"contrast": "fluorescence"})
-    measured, bare = (profile.frame_optics(objective) for objective in profile.objective)
-    assert (measured.response, measured.contrast) == ("linear", "fluorescence")
-    assert (measured.spherical_waves, measured.longitudinal_colour_um) == (0.15, (0.5, 0.0, -0.4))
-    assert (bare.spherical_waves, bare.longitudinal_colour_um) == (None, None)
+    twenty, ten = (profile.frame_optics(objective) for objective in profile.objective)
+    assert (twenty.response, twenty.contrast) == ("linear", "fluorescence")
+    assert (twenty.spherical_waves, twenty.longitudinal_colour_um) == (0.15, (0.5, 0.0, -0.4))
+    assert (ten.spherical_waves, ten.longitudinal_colour_um) == (0.15, (3.0, 0.0, -2.4))
 
 
-def test_what_the_simulated_objective_declares_is_what_is_simulated() -> None:
-    for board in ("simulated", "simulated_tiny"):
-        profile = load_profile(board)
-        table, declared = read_simulation(profile), profile.objective[0]
-        assert declared.spherical_waves == table.spherical_waves
-        assert declared.longitudinal_colour_um == table.longitudinal_colour_um
+def test_an_oil_objective_loads_with_its_oil(tmp_path: Path) -> None:
+    oil = "numerical_aperture = 1.30\nimmersion_index = 1.515"
+    profile = load_profile(written(tmp_path, TINY.replace("numerical_aperture = 0.30", oil)))
+    assert profile.objective[1].depth_of_field_um == pytest.approx(1.515 * 0.535 / 1.3**2)
+
+
+@pytest.mark.parametrize(("aperture", "index"), [(0.95, 1.0), (1.0, 1.515), (1.45, 1.515), (1.55, 1.7)])
+def test_a_stack_recorded_in_oil_is_replayed_in_oil(tmp_path: Path, aperture: float, index: float) -> None:
+    tifffile.imwrite(tmp_path / "oil.tif", np.zeros((3, 32, 36), np.uint8), photometric="minisblack")
+    (tmp_path / "oil.tif.json").write_text(f'{{"numerical_aperture": {aperture}}}', encoding="utf-8")
+    (objective,) = replay_profile(tmp_path / "oil.tif").objective
+    assert (objective.numerical_aperture, objective.immersion_index) == (aperture, index)
 
 
 def test_the_pixel_in_the_specimen_is_unknown_where_the_magnification_is() -> None:

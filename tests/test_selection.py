@@ -141,8 +141,17 @@ def test_an_empty_shelf_is_one_clear_error(shelf: Path) -> None:
 
 def test_a_damaged_bundle_leaves_the_others_in_service(shelf: Path) -> None:
     (shelf / "a.parfocal").write_bytes(b"damaged")
-    whole = put(shelf, manifest("b"))
+    (shelf / "bad.parfocal").mkdir()
+    whole = put(shelf, manifest("c"))
     assert choose(OPTICS) == whole
+    assert [path for path, _ in bundles.shipped()] == [whole]
+
+
+def test_an_objective_that_no_training_covered_gets_no_bundle(shelf: Path) -> None:
+    put(shelf, manifest("twenty", spherical_waves_accepted=(0.0, 0.35)))
+    assert select("factory", replace(OPTICS, spherical_waves=0.3)).fits
+    with pytest.raises(BundleNotFound, match=r"declares 0\.5 as spherical_waves"):
+        choose(replace(OPTICS, spherical_waves=0.5))
 
 
 def test_a_bundle_by_name_is_taken_whether_it_fits_or_not(shelf: Path) -> None:

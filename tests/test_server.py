@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from edge_app import bundle as bundles
 from edge_app.client import Client
 from edge_app.config import Settings
 from edge_app.errors import AddressInUse, BadSettings, Busy, RemoteError
@@ -111,6 +113,17 @@ def test_a_model_says_what_it_reads_and_which_one_the_board_prefers(client: Clie
     assert not models["oracle"].preferred
     optics = models["oracle"].optics
     assert (list(optics.responses), optics.contrast, optics.colour) == (["linear"], "brightfield", True)
+
+
+def test_a_damaged_bundle_leaves_the_list_of_models_whole(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bundles.factory_bundles()[0]
+    (tmp_path / whole.name).write_bytes(whole.read_bytes())
+    (tmp_path / "a_damaged.parfocal").write_bytes(whole.read_bytes()[:-1])
+    (tmp_path / "b_folder.parfocal").mkdir()
+    monkeypatch.setattr(bundles, "FACTORY", tmp_path)
+    assert {model.name for model in client.models().models} == {whole.stem, "oracle"}
 
 
 def test_a_board_served_without_a_model_says_so(bare_bench: Bench) -> None:

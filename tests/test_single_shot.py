@@ -147,3 +147,11 @@ def test_a_side_that_never_shows_does_not_matter_within_half_a_depth_of_field() 
     assert "on whichever side" in done.end.why
     assert abs(done.path[-1]) < 0.5
     assert len(done.path) == 3
+
+
+@pytest.mark.parametrize(("start_um", "moves"), [(0.4, 0), (-0.4, 0), (0.6, 2)])
+def test_a_first_look_within_half_a_depth_of_field_needs_no_side(start_um: float, moves: int) -> None:
+    done = run(start_um, lambda z: (Verdict.SIGN_UNCERTAIN, abs(z), 0.1))
+    assert isinstance(done.end, Settled)
+    assert "on whichever side" in done.end.why
+    assert len(done.path) == 1 + moves

@@ -27,6 +27,14 @@ def half(left: float, right: float, margin_px: int = 20) -> Floats:
     return light
 
 
+def cut_to_frame(made: Slide) -> list[Layer]:
+    """The layers without the margin."""
+    a, b = made.ratio
+    edge, high, wide = (side * b // a for side in (made.margin_px, made.height_px, made.width_px))
+    cut = (slice(None), slice(edge, edge + high), slice(edge, edge + wide))
+    return [Layer(layer.light[cut], layer.height_um) for layer in made.layers]
+
+
 def slide(*layers: Layer, glows: bool = False) -> Slide:
     return Slide(layers, 20, 224, 336, (5, 6), glows)
 
@@ -82,8 +90,23 @@ def test_layers_are_spread_over_the_thickness_and_differ() -> None:
     assert all(low <= height <= low + 2 for low, height in zip((-3, -1, 1), heights, strict=True))
     first, second, third = (np.log(layer.light[1]).ravel() for layer in thick.layers)
     assert max(abs(np.corrcoef(first, second)[0, 1]), abs(np.corrcoef(second, third)[0, 1])) < 0.9
-    assert abs(thick.mean_height_um()) < 3.0
-    assert thick.reach_um == max(map(abs, heights))
+    weights = [-np.log(layer.light).mean() for layer in cut_to_frame(thick)]
+    assert thick.mean_height_um() == pytest.approx(np.average(heights, weights=weights), abs=0.05)
+
+
+@pytest.mark.parametrize(("heights_um", "reach_um"), [((-2.5, 1.0), 2.5), ((-0.5, 0.25, 1.5), 1.5), ((0.0,), 0.0)])
+def test_a_slide_reaches_as_far_as_the_layer_farthest_from_the_middle_on_either_side(
+    heights_um: tuple[float, ...], reach_um: float
+) -> None:
+    assert slide(*(Layer(half(0.5, 0.5), height) for height in heights_um)).reach_um == reach_um
+
+
+def test_the_coverage_of_a_frame_does_not_count_what_lies_around_it() -> None:
+    around, within = half(0.5, 0.5), half(1.0, 1.0)
+    around[:, 24:-24, 24:-24] = 1.0
+    within[:, 24 : 24 + 67, 24:-24] = 0.5
+    assert slide(Layer(around)).frame_coverage() == 0.0
+    assert slide(Layer(within)).frame_coverage() == pytest.approx(0.25, abs=0.01)
 
 
 def test_all_layers_together_absorb_about_as_much_as_a_thin_slide() -> None:

@@ -189,6 +189,27 @@ def test_a_bundle_carries_its_passport(bundle: ModelBundle) -> None:
     assert manifest.flop_per_patch > 1e6
 
 
+def test_a_passport_accepts_the_aberrations_of_all_conditions_and_knows_those_of_some() -> None:
+    from model_export.export import passport_of
+
+    passport = passport_of(load_recipe("spectral_20x"))
+    assert (passport.spherical_waves, passport.spherical_waves_accepted) == ((0.13, 0.17), (0.0, 0.35))
+    assert passport.longitudinal_colour_um_accepted is not None
+    red, green, blue = passport.longitudinal_colour_um_accepted
+    assert red == pytest.approx((0.3, 0.7), abs=1e-5)
+    assert green == pytest.approx((0.0, 0.0), abs=1e-5)
+    assert blue == pytest.approx((-0.56, -0.24), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_a_passport_accepts_what_its_own_recipe_declares(name: str) -> None:
+    from model_export.export import passport_of
+
+    recipe = load_recipe(name)
+    settings = [conditions.draw(np.random.default_rng(1)) for conditions in recipe.conditions]
+    assert [passport_of(recipe).check(setting.frame_optics()) for setting in settings] == [None] * len(settings)
+
+
 def test_a_bundle_answers_at_the_edge_as_the_network_did(bundle: ModelBundle, trained: Trained) -> None:
     counts = bundle.golden_in[:2]
     with torch.inference_mode():
@@ -234,7 +255,7 @@ def test_a_batch_is_informative_and_follows_its_seed(shards: Path) -> None:
     tiles = tiles_of(shards)
     (patches, z_um), (again, _) = (tiles.draw(np.random.default_rng(3), 5) for _ in range(2))
     assert patches.shape == (5, 224, 224, 3)
-    assert all(is_informative(patch, tiny().training_contrast) for patch in patches)
+    assert all(is_informative(patch, tiny().data.min_contrast) for patch in patches)
     assert set(z_um.tolist()) <= set(tiles.z_um.tolist())
     assert np.array_equal(patches, again)
 

@@ -123,7 +123,49 @@ def test_a_thick_specimen_is_in_focus_at_its_mean_height() -> None:
     assert low < thin.truth_um() - thick.truth_um() < high
     thick.stage.turn(-thick.truth_um())
     assert thick.truth_um() == pytest.approx(0.0, abs=thick.table.backlash_um)
-    assert 0.0 < thick.coverage() <= 1.0
+
+
+def test_coverage_is_that_of_the_field_and_not_of_what_lies_around_it() -> None:
+    world = world_of(kinds={"sparse": 1.0})
+    slide, _ = world._slide_of(1, "sparse")
+    a, b = slide.ratio
+    top, high, wide = (side * b // a for side in (slide.margin_px, slide.height_px, slide.width_px))
+    absorbs = slide.layers[0].light.min(axis=0) < 0.95
+    within = absorbs[top : top + high, top : top + wide].mean()
+    assert abs(within - absorbs.mean()) > 0.02
+    assert world.coverage() == pytest.approx(within, abs=0.004)
+
+
+@pytest.mark.parametrize("name", ["simulated", "simulated_tiny"])
+def test_what_every_objective_declares_is_what_is_simulated(name: str) -> None:
+    profile = load_profile(name)
+    world = World(profile, ManualClock())
+    for objective in profile.objective:
+        world.choose_objective(objective.name)
+        optics, described = world._table_for_objective().optics, world.describe()
+        assert objective.spherical_waves == optics.spherical_waves == described["spherical_waves"]
+        assert objective.longitudinal_colour_um == optics.longitudinal_colour_um
+        assert described["longitudinal_colour_um"] == list(optics.longitudinal_colour_um)
+
+
+def test_an_objective_that_declares_nothing_has_the_aberrations_of_the_simulation() -> None:
+    flawed = board(spherical_waves=0.3, longitudinal_colour_um=(0.7, 0.0, -0.6))
+    silent = {"spherical_waves": None, "longitudinal_colour_um": None}
+    bare = flawed.objective[0].model_copy(update=silent)
+    optics = World(flawed.model_copy(update={"objective": (bare,)}), ManualClock())._table_for_objective().optics
+    assert (optics.spherical_waves, optics.longitudinal_colour_um) == (0.3, (0.7, 0.0, -0.6))
+
+
+@pytest.mark.parametrize(
+    ("white_balance", "level"),
+    [((1.8, 1.0, 1.6), 209), ((2.0, 1.5, 1.8), 209), ((1.2, 1.0, 0.8), 167)],
+)
+def test_clear_glass_comes_out_grey_and_below_full_scale(
+    white_balance: tuple[float, float, float], level: float
+) -> None:
+    seen = frame_of(UNKNOWN, kinds={"blank": 1.0}, white_balance=white_balance)
+    assert seen.mean(axis=(0, 1)) == pytest.approx([level] * 3, abs=2.0)
+    assert seen.max() < 255
 
 
 def test_a_fluorescent_field_is_dark_with_bright_cells() -> None:

@@ -22,7 +22,7 @@ Walk = Generator[MoveTo, Observation, Observation]
 def plan(first: Observation, ground: Ground) -> Plan:
     """Move by the estimate, check, refine; hand over to the sweep where the model says it cannot know."""
     look: Observation = first
-    if _verdict(look) is Verdict.SIGN_UNCERTAIN:
+    if _verdict(look) is Verdict.SIGN_UNCERTAIN and not _near_whichever_side(look, ground):
         look = yield from _decide_sign(look, ground)
     elif _verdict(look) is Verdict.OUT_OF_RANGE:
         look = yield from _leap(look, ground)
@@ -61,16 +61,18 @@ def _rest_at_best(look: Observation, best: Observation) -> Plan:
 
 
 def _without_estimate(look: Observation, ground: Ground) -> Plan:
-    """A look that no move can be taken from: sweep if there is something to see, else say why not.
-
-    Within half a depth of field the side does not matter.
-    """
-    estimate = _estimate(look)
-    if estimate.verdict is Verdict.SIGN_UNCERTAIN and estimate.defocus_um <= 0.5 * ground.depth_of_field_um:
-        return Settled(f"within {estimate.defocus_um:.2f} um of focus, on whichever side")
+    """A look that no move can be taken from: sweep if there is something to see, else say why not."""
+    if _near_whichever_side(look, ground):
+        return Settled(f"within {_estimate(look).defocus_um:.2f} um of focus, on whichever side")
     if _verdict(look) in (Verdict.OUT_OF_RANGE, Verdict.DISAGREEMENT, Verdict.SIGN_UNCERTAIN):
         return (yield from sweep.plan(look, ground))
     return GiveUp(_verdict(look), _estimate(look).sentence)
+
+
+def _near_whichever_side(look: Observation, ground: Ground) -> bool:
+    """Whether the side does not show and, within half a depth of field, does not matter."""
+    estimate = _estimate(look)
+    return estimate.verdict is Verdict.SIGN_UNCERTAIN and estimate.defocus_um <= 0.5 * ground.depth_of_field_um
 
 
 def _leap(look: Observation, ground: Ground) -> Walk:
