@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from edge_app.bundle import factory_bundles, read
+from edge_app.bundle import read, shipped
 from edge_app.controller import Controller, Look
 from edge_app.errors import RuntimeFailed
 from edge_app.linear import rgb8
@@ -30,7 +30,7 @@ from edge_app.runtime import available
 from edge_app.selection import choose
 from firmware.camera import Camera, Exposure
 from firmware.clock import ManualClock
-from firmware.frames import Frame, Pixels
+from firmware.frames import Frame, FrameOptics, Pixels
 from firmware.microscope import Microscope, open_microscope
 from firmware.profile import load_profile
 
@@ -55,9 +55,10 @@ class HeldFrame(Camera):
 
 
 def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Measure every factory bundle in every runtime on one 2592x1944 frame of tissue, `rounds` times in turns.
+    """Measure factory bundles in every runtime on one 2592x1944 frame of tissue, `rounds` times in turns.
 
-    Each is asked about those patches that serving would ask it about.
+    Those that accept the board `simulated`, and LDSE-Net beside them. Each is asked about those patches that serving
+    would ask it about.
 
     Returns:
         `rows` per model and runtime; for the model that this board uses `stages_ms` in its fastest runtime, and
@@ -74,7 +75,7 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     frame = microscope.capture()
     microscope.camera = HeldFrame(microscope, frame.pixels)
     progress(1, 4, "timing runtimes in turns with sgemm")
-    models = _open_all(threads)
+    models = _open_all(frame.optics, threads)
     inputs = [_asked(model, frame) for model in models]
     rows, times = _rows(models, inputs, threads, rounds)
     usual = read(choose(frame.optics)).manifest.label
@@ -125,9 +126,14 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         console.print(f"{name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
 
 
-def _open_all(threads: int) -> list[Model]:
+def _open_all(optics: FrameOptics, threads: int) -> list[Model]:
     usable = [name for name, missing in available().items() if not missing]
-    models = [open_model(path, name, threads) for path in factory_bundles() for name in usable]
+    wanted = [
+        path
+        for path, bundle in shipped()
+        if bundle.manifest.name == REFERENCE or bundle.manifest.passport.check(optics) is None
+    ]
+    models = [open_model(path, name, threads) for path in wanted for name in usable]
     if not models:
         raise RuntimeFailed("nothing to measure: no factory bundle or no runtime; run `parfocal doctor`")
     return models

@@ -169,7 +169,7 @@ class CalibrationTable(_Table):
     floor_um: float
     patch_share: float
     spread_share: float
-    excess_share: float = 0.0
+    thick_share: float = 0.0
 
 
 class Calibrations(_Table):

@@ -19,8 +19,9 @@ _NEAR, _MINORITY = 0.3, 0.28
 _NEAR_WITHOUT_SIDE, _MINORITY_WITHOUT_SIDE = 1.5, 0.3
 _FEW = 6
 _ROUNDS = 6
-_EXPLAINED = 0.9
 _LEVEL = 0.1
+# A third of the patches may look thicker: where cells lie in one layer each, many patches look thin.
+_THICKER = 2 / 3
 
 
 class Verdict(Enum):
@@ -74,7 +75,7 @@ class Calibration:
 
     `patch_scale` multiplies a patch's. A frame's joins, as root of the sum of squares, `floor_um` (the error that
     all its patches share), `patch_share` of its patches' typical sigma, `spread_share` of the standard error of
-    their median, and `excess_share` of how much farther they lie apart than their own sigmas explain.
+    their median, and `thick_share` of how thick the specimen looks.
     """
 
     range_um: float
@@ -82,7 +83,7 @@ class Calibration:
     floor_um: float = 0.0
     patch_share: float = 0.0
     spread_share: float = 1.0
-    excess_share: float = 0.0
+    thick_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,14 @@ class Answers:
     """What a network said of the patches it was asked about, all (K,).
 
     `above` is the probability that the objective is too far, `distance_um` the distance to focus whatever the
-    side; None where the model does not say.
+    side, `thickness_um` how far the specimen's layers lie apart; None where the model does not say.
     """
 
     defocus_um: Floats
     sigma_um: Floats
     above: Floats | None = None
     distance_um: Floats | None = None
+    thickness_um: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Levelled:
     """The asked patches' answers, freed from the slope of a tilted slide.
 
     `centre_um` is in the middle of the grid, `level_um` (K,) are the answers without the slope, `weights` (K,) are
-    1/sigma^2, `sigma_um` (K,) the patches' own, scaled, and `parts` what `sigma_parts` makes of them all.
+    1/sigma^2, `sigma_um` (K,) the patches' own, scaled, and `parts` what `sigma_parts` makes of them all and how
+    thick the specimen looks, um.
     """
 
     centre_um: float
@@ -168,7 +171,9 @@ def levelled(answers: Answers, informative: Mask, grid: PatchGrid, calibration: 
     places = places_of(informative, grid)
     centre, slopes = centre_of(answers.defocus_um, weights, places, 0.05 * unit)
     level = answers.defocus_um - places @ slopes
-    parts = sigma_parts(np.asarray(np.abs(level - centre), np.float32), weights, sigma_um)
+    typical, error = sigma_parts(np.asarray(np.abs(level - centre), np.float32), weights, sigma_um)
+    thick = 0.0 if answers.thickness_um is None else max(float(np.quantile(answers.thickness_um, _THICKER)), 0.0)
+    parts = typical, error, thick
     return Levelled(centre, np.asarray(level, np.float32), weights, sigma_um, parts)
 
 
@@ -209,11 +214,8 @@ def weighted_median(values: Floats, weights: Floats) -> float:
     return float(np.interp(0.5 * mass[-1], middle, values[order]))
 
 
-def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple[float, float, float]:
-    """What a frame's sigma is made of, um.
-
-    Its patches' typical sigma; the standard error of their median; and the excess of their spread over what that
-    sigma explains, which a thick specimen shows and a thin one does not.
+def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple[float, float]:
+    """What a frame's sigma is made of, um: its patches' typical sigma, and the standard error of their median.
 
     Args:
         distance_um: (K,) of the patches' answers from the centre.
@@ -224,17 +226,17 @@ def sigma_parts(distance_um: Floats, weights: Floats, sigma_um: Floats) -> tuple
     spread = 1.4826 * weighted_median(distance_um, weights)
     typical = float((weights @ sigma_um) / weights.sum())
     error = 1.25 * max(spread, 0.5 * typical) / effective**0.5
-    return typical, error, max(spread**2 - (_EXPLAINED * typical) ** 2, 0.0) ** 0.5
+    return typical, error
 
 
 def _sigma_of_frame(parts: tuple[float, float, float], calibration: Calibration) -> float:
-    shares = (calibration.floor_um, calibration.patch_share, calibration.spread_share, calibration.excess_share)
+    shares = (calibration.floor_um, calibration.patch_share, calibration.spread_share, calibration.thick_share)
     return float(np.sqrt(np.square(np.array([1.0, *parts]) * shares).sum()))
 
 
 def _sigma_of_distance(residual_um: Floats, weights: Floats, calibration: Calibration) -> float:
     """Of a distance whose side does not show: floor and spread alone, for the patches' sigma doubts the side."""
-    _, error, _ = sigma_parts(np.abs(residual_um), weights, np.zeros_like(weights))
+    _, error = sigma_parts(np.abs(residual_um), weights, np.zeros_like(weights))
     return math.hypot(calibration.floor_um, calibration.spread_share * error)
 
 

@@ -16,7 +16,7 @@ from edge_app.errors import GridTooLarge
 PATCH_PX = 224
 BIN_PX = 8
 MIN_CONTRAST = 0.012
-_DARK = 12.0
+_DARK = 10.0
 _DIM = 24.0
 _BRIGHT = 254.0
 _FROM_BLOCK = 2

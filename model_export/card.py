@@ -34,7 +34,7 @@ Blank patches (under 2 % covered): {blank}.
 
 Sigma of a patch is multiplied by {known.patch_scale:g} behind an objective whose aberrations the board declares, by
 {unknown.patch_scale:g} behind another. A frame's sigma is made of a floor and of shares of the patches' sigma, of the
-median's standard error and of the spread's excess: {known_parts} behind the one, {unknown_parts} behind the other.
+median's standard error and of the apparent thickness: {known_parts} behind the one, {unknown_parts} behind the other.
 All come from calibration frames of their own.
 
 ## Where it comes from
@@ -94,5 +94,5 @@ def _data(minutes: float) -> str:
 
 
 def _parts(table: CalibrationTable) -> str:
-    shares = (table.patch_share, table.spread_share, table.excess_share)
+    shares = (table.patch_share, table.spread_share, table.thick_share)
     return f"{table.floor_um:.3g} um, {', '.join(f'{share:.2g}' for share in shares)}"

@@ -61,14 +61,15 @@ def train(
     from model_export.data import open_split
     from model_export.export import current_commit
     from model_export.train import train as loop
+    from model_export.train import validate
 
     table = load_recipe(recipe)
+    split, unseen = (open_split(data, name, table) for name in ("train", "validation"))
     run.mkdir(parents=True, exist_ok=True)
     record = run / "commit.txt"
     commits = record.read_text(encoding="utf-8").split() if record.exists() else []
     if current_commit() not in commits:
         record.write_text(" ".join([*commits, current_commit()]), encoding="utf-8")
-    split = open_split(data, "train", table)
     with _Bar("steps") as update:
 
         def told(done: int, total: int, loss: float) -> None:
@@ -76,8 +77,10 @@ def train(
                 update(done, total, f"loss {loss:.3f}")
 
         trained = loop(table, split, run, told, steps)
+    mean, median = validate(table, trained.net, unseen)
     _err.print(
-        f"trained {trained.steps} steps in {trained.duration_s / 60:.1f} min, loss {trained.loss:.3f}; "
+        f"trained {trained.steps} steps in {trained.duration_s / 60:.1f} min; on single patches of the validation "
+        f"specimens the mean error is {mean:.2f} um, the median {median:.2f} um; "
         f"next: parfocal-model export {recipe} --data {data} --run {run}"
     )
 

@@ -50,6 +50,15 @@ class OpticsTable(BaseModel):
     full_well_e: Range
     read_noise_e: Range
 
+    def middle(self, share: float) -> OpticsTable:
+        """The same with every range cut to this share of it, around its middle."""
+        cut: dict[str, Range | float] = {"wavelength_shift_nm": self.wavelength_shift_nm * share}
+        for name, value in self:
+            if isinstance(value, tuple) and len(value) == 2:
+                middle, half = (value[0] + value[1]) / 2, share * (value[1] - value[0]) / 2
+                cut[name] = (middle - half, middle + half)
+        return self.model_copy(update=cut)
+
     def draw(self, rng: np.random.Generator) -> Optics:
         """One microscope."""
         nominal = Optics()
@@ -144,6 +153,17 @@ class Conditions(BaseModel):
     optics: OpticsTable
     camera: CameraTable = CameraTable()
     slide: SlideTable
+
+    def thicker(self) -> Conditions:
+        """The same with thick slides from the thicker half of their range."""
+        low, high = self.slide.thickness_um
+        return self.model_copy(
+            update={"slide": self.slide.model_copy(update={"thickness_um": ((low + high) / 2, high)})}
+        )
+
+    def middle(self, share: float) -> Conditions:
+        """The same with the optics' ranges cut to this share of them, around their middle."""
+        return self.model_copy(update={"optics": self.optics.middle(share)})
 
     def draw(self, rng: np.random.Generator, quantile: float | None = None) -> Setting:
         """One slide under one microscope before one camera.

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,14 +19,21 @@ from model_export.recipe import Recipe
 from model_export.synthesis import Made, Specimen, check_maker
 
 _TRIES = 200
-Batch = tuple[NDArray[Any], NDArray[np.float32]]
+
+
+class Batch(NamedTuple):
+    """What a network reads of N patches, and (N,) float32 in um: their defocus, and how thick their specimens are."""
+
+    seen: NDArray[Any]
+    z_um: NDArray[np.float32]
+    thickness_um: NDArray[np.float32]
 
 
 class Split(Protocol):
     """One split, opened for reading."""
 
     def draw(self, rng: np.random.Generator, size: int) -> Batch:
-        """What a network reads of `size` random patches, and their defocus (size,) float32 in um.
+        """`size` patches at random.
 
         Raises:
             NoData: Next to nothing in this split is informative.
@@ -36,10 +43,11 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of all shards: memory-mapped (T, S, S, 3) uint8 each; `z_um` (N,) and `specimen` (N,) run over all."""
+    """Tiles of all shards: memory-mapped (T, S, S, 3) uint8 each; what is (N,) runs over all."""
 
     shards: tuple[NDArray[np.uint8], ...]
     z_um: NDArray[np.float32]
+    thickness_um: NDArray[np.float32]
     specimen: NDArray[np.int32]
     min_contrast: float
 
@@ -55,25 +63,25 @@ class Tiles:
     def draw(self, rng: np.random.Generator, size: int) -> Batch:
         """Informative random crops: (size, 224, 224, 3) uint8."""
         patches = np.empty((size, PATCH_PX, PATCH_PX, 3), np.uint8)
-        depths = np.empty(size, np.float32)
-        slot = 0
+        chosen: list[int] = []
         for _ in range(_TRIES * size):
             index = int(rng.integers(len(self.z_um)))
             crop = random_crop(self.tile(index), rng)
             if is_informative(crop, self.min_contrast):
-                patches[slot], depths[slot] = crop, self.z_um[index]
-                slot += 1
-            if slot == size:
-                return patches, depths
+                patches[len(chosen)] = crop
+                chosen.append(index)
+            if len(chosen) == size:
+                return Batch(patches, self.z_um[chosen], self.thickness_um[chosen])
         raise NoData("these tiles show next to nothing; give the recipe other kinds of specimen or more light")
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, F) float32 of all informative patches, with their `z_um` (N,) and `specimen` (N,)."""
+    """Features (N, F) float32 of all informative patches, and what is (N,) of each."""
 
     features: NDArray[np.float32]
     z_um: NDArray[np.float32]
+    thickness_um: NDArray[np.float32]
     specimen: NDArray[np.int32]
 
     def draw(self, rng: np.random.Generator, size: int) -> Batch:
@@ -81,24 +89,28 @@ class Features:
         if not len(self.z_um):
             raise NoData("no patch is informative; give the recipe other kinds of specimen or more light")
         rows = rng.integers(len(self.z_um), size=size)
-        return self.features[rows], self.z_um[rows]
+        return Batch(self.features[rows], self.z_um[rows], self.thickness_um[rows])
 
 
 def reduce(recipe: Recipe, specimen: Specimen, index: int) -> Made:
     """What a shard keeps of one specimen: what the recipe's family reads."""
-    tiles, depths = specimen
+    tiles = specimen.tiles
     if family_of(recipe.family).READS == "tiles":
-        mean = depths.mean(axis=(1, 2))
-        return {"tiles": tiles, "z": mean, "specimen": np.full(len(mean), index, np.int32)}
+        return {"tiles": tiles, **_truths(specimen, specimen.z_um.mean(axis=(1, 2)), index)}
     grid = PatchGrid.fit(tiles.shape[1], tiles.shape[2], recipe.patch_px)
     keep = np.stack([content(tile, grid, recipe.data.min_contrast).informative for tile in tiles])
     patches = np.concatenate([grid.cut(tile, kept) for tile, kept in zip(tiles, keep, strict=True)])
-    z_um = depths.reshape(keep.shape)[keep]
     front = _front(recipe.family, json.dumps(recipe.network))
     with torch.inference_mode():
         parts = [front(torch.from_numpy(patches[k : k + 8])) for k in range(0, len(patches), 8)]
     features = torch.cat(parts).numpy() if parts else np.empty((0, front.width), np.float32)
-    return {"features": features, "z": z_um, "specimen": np.full(len(z_um), index, np.int32)}
+    return {"features": features, **_truths(specimen, specimen.z_um.reshape(keep.shape)[keep], index)}
+
+
+def _truths(specimen: Specimen, z_um: NDArray[np.float32], index: int) -> Made:
+    """What is known of a specimen's tiles or patches, all (N,)."""
+    thickness = np.full(len(z_um), specimen.thickness_um, np.float32)
+    return {"z": z_um, "thickness": thickness, "specimen": np.full(len(z_um), index, np.int32)}
 
 
 @lru_cache(maxsize=1)
@@ -121,14 +133,16 @@ def open_split(folder: Path, split: str, recipe: Recipe) -> Tiles | Features:
         raise NoData(f"{folder} has no shards of the split {split!r}; make them with: {command}")
     try:
         shards = [np.load(folder / f"{stem}.{kind}.npy", mmap_mode="r") for stem in stems]
-        z_um = np.concatenate([np.load(folder / f"{stem}.z.npy") for stem in stems])
-        specimen = np.concatenate([np.load(folder / f"{stem}.specimen.npy") for stem in stems])
+        z_um, thickness_um, specimen = (
+            np.concatenate([np.load(folder / f"{stem}.{name}.npy") for stem in stems])
+            for name in ("z", "thickness", "specimen")
+        )
     except (OSError, ValueError) as error:
         what = f"{folder}: a shard of {split!r} cannot be read ({error})"
         raise NoData(f"{what}; remove it and run synth again") from error
     if kind == "tiles":
-        return Tiles(tuple(shards), z_um, specimen, recipe.data.min_contrast)
-    return Features(np.concatenate(shards), z_um, specimen)
+        return Tiles(tuple(shards), z_um, thickness_um, specimen, recipe.data.min_contrast)
+    return Features(np.concatenate(shards), z_um, thickness_um, specimen)
 
 
 def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

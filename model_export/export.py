@@ -241,7 +241,7 @@ def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:
     """
     patches: list[NDArray[np.uint8]] = []
     for index in range(_GOLDEN_SPECIMENS):
-        for tile in specimen_tiles(recipe, "validation", index)[0][:3]:
+        for tile in specimen_tiles(recipe, "validation", index).tiles[:3]:
             patch = tile[: recipe.patch_px, : recipe.patch_px]
             if is_informative(patch, recipe.min_contrast):
                 patches.append(patch)

@@ -9,16 +9,17 @@ from model_export.recipe import Recipe
 _SIGMA = 0.1
 _SIDE = 0.05
 _DISTANCE = 0.2
+_THICKNESS = 0.2
 
 
-def objective(answers: dict[str, Tensor], truth_um: Tensor, recipe: Recipe) -> Tensor:
-    """Mean cost of answers (N,) by output name, given the true defocus (N,) in um.
+def objective(answers: dict[str, Tensor], truth_um: Tensor, thickness_um: Tensor, recipe: Recipe) -> Tensor:
+    """Mean cost of answers (N,) by output name, given the true defocus and thickness of the specimen (N,) in um.
 
     Huber on the error, stricter near focus, plus the Gaussian likelihood of the error under sigma. The likelihood
     does not reach the defocus (its error is detached), so that an easy sigma cannot buy off a hard patch. Of a
     truth beyond the recipe's `clip_um` any answer beyond it on the same side is right. Families that answer them
-    are also held to the side (cross-entropy of the logit of "above focus") and to the distance, which is Huber on
-    |z| whatever the side.
+    are also held to the side (cross-entropy of the logit of "above focus"), to the distance, which is Huber on
+    |z| whatever the side, and to the thickness, Huber within a twentieth of the range.
     """
     unit, clip = recipe.unit_um, recipe.training.clip_um
     truth = truth_um.clamp(-clip, clip)
@@ -35,6 +36,8 @@ def objective(answers: dict[str, Tensor], truth_um: Tensor, recipe: Recipe) -> T
     if "distance_um" in answers:
         off = _forgiven(answers["distance_um"] - truth.abs(), beyond & (answers["distance_um"] > clip))
         cost = cost + _DISTANCE * _huber(off / scale)
+    if "thickness_um" in answers:
+        cost = cost + _THICKNESS * _huber((answers["thickness_um"] - thickness_um) / (0.5 * unit))
     return cost
 
 

@@ -68,11 +68,16 @@ class TrainingTable(_Table):
 
 
 class CalibrationFrames(_Table):
-    """On how many frames sigma is calibrated: specimens, depths of each, and the frames' size."""
+    """On how many frames sigma is calibrated: specimens, depths of each, and the frames' size.
 
-    specimens: int = Field(default=48, gt=0)
+    Where the board declares the objective's aberrations its optics come from the `middle` share of the conditions'
+    ranges: training draws tolerances more widely than measured objectives differ.
+    """
+
+    specimens: int = Field(default=96, gt=0)
     depths: int = Field(default=4, gt=0)
     frame_px: tuple[int, int] = (1344, 1568)
+    middle: float = Field(default=0.5, ge=0, le=1)
 
 
 class AcceptanceTable(_Table):

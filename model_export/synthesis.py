@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,8 +27,24 @@ SPECIMENS_PER_SHARD = 250
 _MAKER = "recipe.json"
 _DURATION = "duration_s.txt"
 _EDGE_PX = 8
-Specimen = tuple[NDArray[np.uint8], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """All tiles of one specimen.
+
+    `tiles` is (Z, S, S, 3) uint8 as networks see them; `z_um` the defocus of every patch of the tile's grid,
+    (Z, R, C) float32, counted from the absorbance-weighted mean depth of what lies in the patch; `thickness_um`
+    how far its layers lie apart, 0 where it has but one.
+    """
+
+    tiles: NDArray[np.uint8]
+    z_um: NDArray[np.float32]
+    thickness_um: float
+
+
 Made = dict[str, NDArray[Any]]
+"""A shard's arrays by name, a row for a tile or a patch."""
 Reduce = Callable[[Recipe, Specimen, int], Made]
 
 
@@ -44,12 +61,7 @@ def draw_depths(rng: np.random.Generator, data: DataTable) -> NDArray[np.float64
 
 
 def specimen_tiles(recipe: Recipe, split: str, index: int) -> Specimen:
-    """All tiles of one specimen, every one before a camera of its own.
-
-    Returns:
-        (Z, S, S, 3) uint8 as networks see them, and the defocus of every patch of the tile's grid, (Z, R, C)
-        float32 in um, counted from the absorbance-weighted mean depth of what lies in the patch.
-    """
+    """All tiles of one specimen, every one before a camera of its own."""
     seed = (recipe.seed, SPLITS[split], index)
     rng = np.random.default_rng(seed)
     side = recipe.data.tile_px
@@ -76,7 +88,7 @@ def specimen_tiles(recipe: Recipe, split: str, index: int) -> Specimen:
         light = _seen(slide, table, z)
         camera = setting.with_camera(rng)
         tiles[slot] = camera.seen(expose(light, camera.sensor, rng))
-    return tiles, (depths[:, None, None] - heights[None]).astype(np.float32)
+    return Specimen(tiles, (depths[:, None, None] - heights[None]).astype(np.float32), setting.thickness_um)
 
 
 def _margin_px(table: PupilTable, side_px: int, farthest_um: float) -> int:

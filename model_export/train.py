@@ -25,6 +25,7 @@ from model_export.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]
 _AHEAD = 4
+_VALIDATED = 1000
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
     started = time.monotonic() - spent_s
     names = family_of(recipe.family).OUTPUTS
     with closing(_batches(recipe, split, first, steps)) as batches:
-        for step, (seen, depths) in enumerate(batches, first):
-            answers = _ask(net, torch.from_numpy(seen).to(device), table.feature_noise, (recipe.seed, step))
-            loss = objective(dict(zip(names, answers, strict=True)), torch.from_numpy(depths).to(device), recipe)
+        for step, batch in enumerate(batches, first):
+            answers = _ask(net, torch.from_numpy(batch.seen).to(device), table.feature_noise, (recipe.seed, step))
+            z_um, thickness_um = (torch.from_numpy(part).to(device) for part in (batch.z_um, batch.thickness_um))
+            loss = objective(dict(zip(names, answers, strict=True)), z_um, thickness_um, recipe)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -97,6 +99,17 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
                 _save(checkpoint, recipe, net, optimiser, schedule, step + 1, time.monotonic() - started, mean)
             progress(step + 1, steps, mean)
     return Trained(net.eval().cpu(), max(steps, first), time.monotonic() - started, mean, device_name(device))
+
+
+def validate(recipe: Recipe, net: nn.Module, split: Tiles | Features) -> tuple[float, float]:
+    """Mean and median absolute error, um, on patches of a split that lie within the recipe's range."""
+    batch = split.draw(np.random.default_rng([recipe.seed, 78]), _VALIDATED)
+    inside = np.abs(batch.z_um) <= recipe.data.range_um
+    ask: Callable[[Tensor], tuple[Tensor, ...]] = net if batch.seen.dtype == np.uint8 else net.answer  # type: ignore[assignment]
+    with torch.inference_mode():
+        told = [ask(part)[0] for part in torch.from_numpy(batch.seen[inside]).split(64)]
+    error = np.abs(torch.cat(told).numpy() - batch.z_um[inside])
+    return float(error.mean()), float(np.median(error))
 
 
 def load_trained(recipe: Recipe, run: Path) -> Trained:

@@ -24,6 +24,7 @@ from edge_app.errors import BundleCorrupt, BundleNotFound
 from edge_app.estimate import Verdict
 from firmware.frames import FrameOptics
 from model_export.card import model_card
+from model_export.recipe import load_recipe
 
 MEASURED = CalibrationTable(patch_scale=1.0, floor_um=0.1, patch_share=0.0, spread_share=1.0)
 OTHERS = CalibrationTable(patch_scale=1.0, floor_um=0.3, patch_share=0.0, spread_share=1.0)
@@ -261,7 +262,9 @@ def test_every_factory_bundle_is_whole_and_small(shipped: Path) -> None:
     assert bundle.manifest.parameters * 4 <= 480 * 1024
     assert len(bundle.onnx) <= 600 * 1024
     assert bundle.manifest.training.commit
-    assert bundle.manifest.metrics["specimens"]["frame"]["mae_um"] > 0
+    recipe = load_recipe(bundle.manifest.training.recipe)
+    assert bundle.manifest.training.recipe_sha256 == recipe.sha256
+    assert all(bundle.manifest.metrics[name]["frame"]["mae_um"] > 0 for name in recipe.sets)
 
 
 @pytest.mark.parametrize("shipped", factory_bundles(), ids=lambda p: p.stem)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from edge_app.estimate import Calibration
 from edge_app.patches import PatchGrid
 from firmware.frames import FrameOptics
 from model_export.calibrate import calibrate, calibrate_recipe
+from model_export.conditions import Conditions
 from model_export.errors import NoData
 from model_export.evaluate import Figures, score
-from model_export.frames import Answered, Subject
+from model_export.frames import Answered, Subject, Truth, frames_of
 from model_export.recipe import CalibrationFrames, Recipe, load_recipe
 
 GRID = PatchGrid(4, 6, 0, 0)
@@ -91,6 +93,16 @@ def test_an_error_that_no_patch_knows_of_becomes_the_floor() -> None:
     assert held("constant")[0].floor_um == pytest.approx(0.3, rel=0.3)
 
 
+def test_specimens_whose_thickness_costs_accuracy_are_doubted_the_more() -> None:
+    thin, thick = frames(apart, 1, 100), frames(constant, 2, 100)
+    for mixed, thickness_um in ((thin, 0.0), (thick, 2.0)):
+        for frame in mixed:
+            frame.outputs["thickness_um"] = np.full(frame.informative.sum(), thickness_um, np.float32)
+    calibration = calibrate(thin + thick, 10.0)
+    assert 2 * calibration.thick_share == pytest.approx(0.3, rel=0.3)
+    assert score(thin, calibration)["frame"]["coverage_95"] < 1.0
+
+
 @pytest.mark.parametrize("stated", [0.5, 2.0])
 def test_a_network_that_misjudges_itself_is_put_right(stated: float) -> None:
     assert calibrate(frames(apart, 1, 100, stated), 10.0).patch_scale == pytest.approx(1 / stated, rel=0.06)
@@ -121,6 +133,25 @@ def test_measured_objectives_are_calibrated_apart_from_others() -> None:
     table = calibrate_recipe(small(), SILENT, lambda done, total: told.append((done, total)))
     assert table.known != table.unknown
     assert told[-1] == (8, 8)
+
+
+def test_calibration_frames_are_thick_and_in_the_middle_of_a_measured_objectives_tolerance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from model_export import calibrate as module
+
+    drawn: list[Conditions] = []
+
+    def spied(conditions: Conditions, *rest: Any) -> Iterator[Truth]:
+        drawn.append(conditions)
+        return frames_of(conditions, *rest)
+
+    monkeypatch.setattr(module, "frames_of", spied)
+    recipe = small()
+    calibrate_recipe(recipe, SILENT, lambda *_: None)
+    known, unknown = recipe.conditions
+    assert [known.known, unknown.known] == [True, False]
+    assert drawn == [known.thicker().middle(0.5), unknown.thicker()]
 
 
 def test_a_recipe_of_one_kind_of_objective_uses_its_frames_for_both() -> None:

@@ -56,6 +56,24 @@ def test_optics_and_sensors_stay_in_their_ranges() -> None:
     assert all(max(s.sensor.gains) <= 1.0 for s in settings)
 
 
+def test_the_middle_of_conditions_cuts_the_ranges_of_the_optics_and_nothing_else() -> None:
+    middle = ANY_CAMERA.middle(0.5)
+    wide, narrow = ANY_CAMERA.optics, middle.optics
+    assert narrow.numerical_aperture == pytest.approx((0.73875, 0.76125))
+    assert narrow.spherical_waves == pytest.approx((0.0875, 0.2625))
+    assert narrow.wavelength_shift_nm == wide.wavelength_shift_nm / 2
+    assert narrow.longitudinal_colour_um == wide.longitudinal_colour_um
+    assert (middle.camera, middle.slide) == (ANY_CAMERA.camera, ANY_CAMERA.slide)
+    assert ANY_CAMERA.middle(1.0).optics.numerical_aperture == pytest.approx(wide.numerical_aperture)
+
+
+def test_thicker_slides_come_from_the_upper_half_of_their_range() -> None:
+    thicker = ANY_CAMERA.thicker()
+    assert thicker.slide.thickness_um == pytest.approx((1.5, 2.4))
+    assert thicker.slide.thick_share == ANY_CAMERA.slide.thick_share
+    assert thicker.optics == ANY_CAMERA.optics
+
+
 def test_what_a_camera_does_to_its_counts_stays_in_its_ranges() -> None:
     table = ANY_CAMERA.camera
     done = [s.processing for s in drawn(ANY_CAMERA) if s.processing is not None]

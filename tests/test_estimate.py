@@ -233,6 +233,15 @@ def test_the_parts_of_a_frames_sigma_add_as_squares() -> None:
     assert fuse(answers, ALL, GRID, calibration, "m").sigma_um == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("thickness_um", "sigma_um"), [(1.5, 0.5), (0.0, 0.3), (-1.5, 0.3)])
+def test_a_thick_specimen_makes_a_frame_less_certain(thickness_um: float, sigma_um: float) -> None:
+    thickness = np.full(88, thickness_um, np.float32)
+    thickness[:20] = 9.0
+    answers = Answers(np.ones(88, np.float32), np.full(88, 0.1, np.float32), thickness_um=thickness)
+    calibration = Calibration(10.0, 1.0, 0.3, 0.0, 0.0, 0.4 / 1.5)
+    assert fuse(answers, ALL, GRID, calibration, "m").sigma_um == pytest.approx(sigma_um)
+
+
 def test_a_patch_is_as_uncertain_as_calibration_says() -> None:
     answers = Answers(np.ones(88, np.float32), np.full(88, 0.5, np.float32))
     estimate = fuse(answers, ALL, GRID, Calibration(10.0, patch_scale=1.5), "m")
@@ -254,7 +263,10 @@ def test_models_for_a_longer_range_judge_on_its_scale() -> None:
 
 def test_the_outputs_of_a_network_become_answers() -> None:
     zeros = np.zeros(3, np.float32)
-    answers = answers_of({"defocus_um": zeros, "log_sigma": zeros, "side": zeros + 100, "distance_um": zeros + 2})
+    said = {"side": zeros + 100, "distance_um": zeros + 2, "thickness_um": zeros + 3}
+    answers = answers_of({"defocus_um": zeros, "log_sigma": zeros} | said)
+    assert answers.distance_um == pytest.approx([2, 2, 2])
+    assert answers.thickness_um == pytest.approx([3, 3, 3])
     assert answers.above is not None
     assert answers.above == pytest.approx([1, 1, 1])
     assert answers.sigma_um == pytest.approx([1, 1, 1])

@@ -65,7 +65,7 @@ def test_a_family_belongs_to_a_task_and_gives_its_outputs(family: str) -> None:
     assert module.TASK in plugins.names("edge_app.tasks")
     required = plugins.load("edge_app.tasks", module.TASK).OUTPUTS
     assert module.OUTPUTS[: len(required)] == required
-    assert set(module.OUTPUTS) - set(required) <= {"side", "distance_um"}
+    assert set(module.OUTPUTS) - set(required) <= {"side", "distance_um", "thickness_um"}
 
 
 @every_family

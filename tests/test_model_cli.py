@@ -19,7 +19,7 @@ from model_export.cli import _accept, app
 from model_export.data import Features, open_split, reduce
 from model_export.errors import NoData, NotAccepted
 from model_export.recipe import RECIPES, AcceptanceTable, Recipe, load_recipe
-from model_export.synthesis import specimen_tiles
+from model_export.synthesis import Specimen, specimen_tiles
 
 if TYPE_CHECKING:
     from typer.testing import Result
@@ -124,10 +124,11 @@ def test_shards_hold_the_features_of_informative_patches(features: Features, rec
     assert 0 < second.sum() <= 8
     assert features.features[second] == pytest.approx(made["features"], abs=1e-4)
     assert np.array_equal(features.z_um[second], made["z"])
+    assert np.array_equal(features.thickness_um[second], made["thickness"])
 
 
 def test_a_specimen_that_shows_nothing_leaves_no_features(recipe: Recipe) -> None:
-    blank = np.full((2, 448, 448, 3), 200, np.uint8), np.zeros((2, 2, 2), np.float32)
+    blank = Specimen(np.full((2, 448, 448, 3), 200, np.uint8), np.zeros((2, 2, 2), np.float32), 0.0)
     made = reduce(recipe, blank, 3)
     assert made["features"].shape == (0, 8 * 7 + 3)
     assert len(made["z"]) == len(made["specimen"]) == 0
@@ -171,8 +172,10 @@ def same(one: Trained, other: Trained) -> bool:
 
 
 def test_a_bundle_says_what_it_is_for_and_where_it_comes_from(bundle: ModelBundle, recipe: Recipe) -> None:
+    from model_export.families import family_of
+
     manifest = bundle.manifest
-    assert (manifest.family, manifest.outputs) == ("spectral", ("defocus_um", "log_sigma", "side", "distance_um"))
+    assert (manifest.family, manifest.outputs) == ("spectral", family_of("spectral").OUTPUTS)
     assert (manifest.input.patches_at_most, manifest.input.min_contrast) == (48, recipe.min_contrast)
     assert manifest.passport.spherical_waves == (0.13, 0.17)
     assert (manifest.training.recipe_sha256, manifest.training.steps) == (recipe.sha256, STEPS)

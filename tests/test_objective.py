@@ -24,7 +24,7 @@ def cost(truth_um: float, defocus_um: float, log_sigma: float = 0.0, **others: f
 
     answers = {"defocus_um": defocus_um, "log_sigma": log_sigma} | others
     told = {name: torch.tensor([value]) for name, value in answers.items()}
-    return float(objective(told, torch.tensor([truth_um]), recipe()))
+    return float(objective(told, torch.tensor([truth_um]), torch.tensor([1.0]), recipe()))
 
 
 @pytest.mark.parametrize("side", [1.0, -1.0])
@@ -53,7 +53,8 @@ def test_errors_are_weighed_on_the_scale_of_the_range() -> None:
         }
     )
     told = {"defocus_um": torch.tensor([4.0]), "log_sigma": torch.tensor([0.0])}
-    assert objective(told, torch.tensor([0.0]), wide) < objective(told, torch.tensor([0.0]), table)
+    zero = torch.zeros(1)
+    assert objective(told, zero, zero, wide) < objective(told, zero, zero, table)
 
 
 def test_the_likelihood_is_best_where_sigma_is_the_error() -> None:
@@ -68,7 +69,7 @@ def test_an_easy_sigma_does_not_buy_off_a_hard_patch() -> None:
     for log_sigma in (-1.0, 2.0):
         defocus_um = torch.tensor([3.0], requires_grad=True)
         told = {"defocus_um": defocus_um, "log_sigma": torch.tensor([log_sigma])}
-        objective(told, torch.tensor([1.0]), recipe()).backward()
+        objective(told, torch.ones(1), torch.ones(1), recipe()).backward()
         assert defocus_um.grad is not None
         gradients.append(defocus_um.grad.item())
     assert gradients[0] == gradients[1] > 0
@@ -95,3 +96,9 @@ def test_beyond_the_range_a_distance_beyond_it_is_right() -> None:
 def test_a_family_that_tells_no_side_is_not_held_to_one() -> None:
     assert cost(3.0, 3.0) < cost(3.0, 3.0, side=-1.0)
     assert cost(3.0, 3.0) < cost(3.0, 3.0, distance_um=9.0)
+
+
+def test_a_family_that_says_how_thick_the_specimen_is_is_held_to_it() -> None:
+    right, thin, thick = (cost(2.0, 2.0, thickness_um=said) for said in (1.0, 0.5, 2.0))
+    assert cost(2.0, 2.0) == pytest.approx(right)
+    assert right < thin < thick

@@ -100,14 +100,15 @@ def test_shards_that_are_there_are_kept(shards: Path) -> None:
 
 
 def test_shards_are_the_specimens_whatever_made_them(shards: Path) -> None:
-    tiles, depths = specimen_tiles(tiny(), "train", 1)
+    made = specimen_tiles(tiny(), "train", 1)
     stored = tiles_of(shards)
-    assert np.array_equal(tiles, stored.shards[0][2:4])
-    assert np.array_equal(depths.ravel(), stored.z_um[2:4])
+    assert np.array_equal(made.tiles, stored.shards[0][2:4])
+    assert np.array_equal(made.z_um.ravel(), stored.z_um[2:4])
+    assert stored.thickness_um[2:4] == pytest.approx([made.thickness_um] * 2)
 
 
 def test_splits_never_share_a_specimen() -> None:
-    first = {split: specimen_tiles(tiny(), split, 0)[0].tobytes() for split in ("train", "validation")}
+    first = {split: specimen_tiles(tiny(), split, 0).tiles.tobytes() for split in ("train", "validation")}
     assert first["train"] != first["validation"]
     assert len(set(SPLITS.values())) == len(SPLITS)
 
@@ -253,7 +254,7 @@ def test_the_training_numbers_do_not_decide_the_shards(shards: Path) -> None:
 
 def test_a_batch_is_informative_and_follows_its_seed(shards: Path) -> None:
     tiles = tiles_of(shards)
-    (patches, z_um), (again, _) = (tiles.draw(np.random.default_rng(3), 5) for _ in range(2))
+    (patches, z_um, _), (again, *_) = (tiles.draw(np.random.default_rng(3), 5) for _ in range(2))
     assert patches.shape == (5, 224, 224, 3)
     assert all(is_informative(patch, tiny().data.min_contrast) for patch in patches)
     assert set(z_um.tolist()) <= set(tiles.z_um.tolist())
@@ -262,27 +263,32 @@ def test_a_batch_is_informative_and_follows_its_seed(shards: Path) -> None:
 
 def test_tiles_that_show_nothing_do_not_hang_the_training() -> None:
     blank = np.full((2, 232, 232, 3), 200, np.uint8)
-    tiles = Tiles((blank,), np.zeros(2, np.float32), np.zeros(2, np.int32), 0.012)
+    zeros = np.zeros(2, np.float32)
+    tiles = Tiles((blank,), zeros, zeros, np.zeros(2, np.int32), 0.012)
     with pytest.raises(NoData, match="next to nothing"):
         tiles.draw(np.random.default_rng(1), 2)
 
 
 def test_features_of_nothing_are_refused() -> None:
-    nothing = Features(np.empty((0, 3), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+    none = np.empty(0, np.float32)
+    nothing = Features(np.empty((0, 3), np.float32), none, none, np.empty(0, np.int32))
     with pytest.raises(NoData, match="no patch is informative"):
         nothing.draw(np.random.default_rng(1), 2)
 
 
-def test_features_are_drawn_with_their_depths() -> None:
+def test_features_are_drawn_with_their_depths_and_thicknesses() -> None:
     rows = np.arange(5, dtype=np.float32)
-    features, z_um = Features(rows[:, None], -rows, np.zeros(5, np.int32)).draw(np.random.default_rng(1), 20)
+    split = Features(rows[:, None], -rows, 2 * rows, np.zeros(5, np.int32))
+    features, z_um, thickness_um = split.draw(np.random.default_rng(1), 20)
     assert np.array_equal(features[:, 0], -z_um)
+    assert np.array_equal(2 * features[:, 0], thickness_um)
     assert len(np.unique(z_um)) > 2
 
 
 def test_tiles_are_found_across_shards() -> None:
     shards = tuple(np.full((n, 1, 1, 3), n, np.uint8) for n in (2, 3))
-    tiles = Tiles(shards, np.zeros(5, np.float32), np.zeros(5, np.int32), 0.012)
+    zeros = np.zeros(5, np.float32)
+    tiles = Tiles(shards, zeros, zeros, np.zeros(5, np.int32), 0.012)
     assert [int(tiles.tile(k)[0, 0, 0]) for k in range(5)] == [2, 2, 3, 3, 3]
     with pytest.raises(IndexError):
         tiles.tile(5)
@@ -342,3 +348,21 @@ def test_a_recipe_for_no_network_is_refused(change: dict[str, object], message: 
 
     with pytest.raises(BadRecipe, match=message):
         build(tiny().model_copy(update=change))
+
+
+def test_validation_tells_the_error_on_patches_within_the_range() -> None:
+    from torch import Tensor, nn
+
+    from model_export.train import validate
+
+    class Late(nn.Module):
+        """Says half a micrometre too much."""
+
+        def answer(self, features: Tensor) -> tuple[Tensor]:
+            return (features[:, 0] + 0.5,)
+
+    z = np.linspace(-9, 9, 50, dtype=np.float32)
+    far = np.full(50, 22.0, np.float32)
+    seen, truth = np.concatenate([z, far * 0])[:, None], np.concatenate([z, far])
+    split = Features(seen, truth, truth * 0, np.zeros(100, np.int32))
+    assert validate(tiny(), Late(), split) == pytest.approx((0.5, 0.5))

@@ -13,7 +13,7 @@ from edge_app.patches import PatchGrid
 from firmware.frames import FrameOptics
 
 OUTPUTS = ("defocus_um", "log_sigma")
-"""What every model of this task answers; some also give `side`, a logit, and `distance_um`."""
+"""What every model of this task answers; some also give `side`, a logit, `distance_um` and `thickness_um`."""
 
 
 def answer(
@@ -29,12 +29,13 @@ def answer(
 
 def answers_of(outputs: dict[str, NDArray[Any]]) -> Answers:
     """The outputs (K,) by name as what they mean."""
-    side, distance_um = outputs.get("side"), outputs.get("distance_um")
+    side, distance_um, thickness_um = (outputs.get(name) for name in ("side", "distance_um", "thickness_um"))
     return Answers(
         np.asarray(outputs["defocus_um"], np.float32),
         sigma_of(outputs["log_sigma"]),
         None if side is None else np.asarray(1 / (1 + np.exp(-np.clip(side, -30, 30))), np.float32),
         None if distance_um is None else np.asarray(distance_um, np.float32),
+        None if thickness_um is None else np.asarray(thickness_um, np.float32),
     )
 
 

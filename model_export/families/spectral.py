@@ -17,10 +17,12 @@ from torch.nn import functional
 
 TASK = "defocus"
 READS = "features"
-OUTPUTS = ("defocus_um", "log_sigma", "side", "distance_um")
+OUTPUTS = ("defocus_um", "log_sigma", "side", "distance_um", "thickness_um")
 SIDE_PX = 224
 _MIDDLE = SIDE_PX // 2
 _LEVEL_STEP = 8
+# What is added to power, which is counted in it: the exporter drops an addition of 1e-8 or less.
+_FLOOR = 1e-6
 
 
 class Rings(nn.Module):
@@ -71,22 +73,22 @@ class Rings(nn.Module):
         if self.density:
             x = torch.log(x)
         level = x[:, :, ::_LEVEL_STEP, ::_LEVEL_STEP].mean(dim=(2, 3))
-        cosine_cosine, cosine_sine, sine_cosine, sine_sine = parts = self._transform(x)
+        cosine_cosine, cosine_sine, sine_cosine, sine_sine = parts = self._transform(x - level[:, :, None, None])
         power = cosine_cosine.square() + cosine_sine.square() + sine_cosine.square() + sine_sine.square()
         rings = torch.relu(1.0 - torch.abs(self.place - self.ring))
         rings = rings / rings.sum(dim=0, keepdim=True)
-        power = power.flatten(2) @ rings  # (N, C, R)
+        power = power.flatten(2) @ rings / _FLOOR  # (N, C, R)
         if not self.density:
             power = power / level.square()[:, :, None]
-        log_power = torch.log(power + 1e-6)
+        log_power = torch.log(power + 1.0) + math.log(_FLOOR)
         features = [log_power.flatten(1)]
         if self.colours > 1:
             first, second, third, fourth = (part[:, :-1] * part[:, 1:] for part in parts)
-            shared = (first + second + third + fourth).flatten(2) @ rings  # (N, C - 1, R)
+            shared = (first + second + third + fourth).flatten(2) @ rings / _FLOOR  # (N, C - 1, R)
             if not self.density:
                 shared = shared / (level[:, :-1] * level[:, 1:])[:, :, None]
             features.append((log_power[:, :-1] - log_power[:, 1:]).flatten(1))
-            features.append((shared / torch.sqrt(power[:, :-1] * power[:, 1:] + 1e-12)).flatten(1))
+            features.append((shared / torch.sqrt(power[:, :-1] * power[:, 1:] + 1.0)).flatten(1))
         features.append(torch.log(level) if not self.density else level)
         return torch.cat(features, dim=1)
 
@@ -113,7 +115,7 @@ class Rings(nn.Module):
 
 
 class Net(nn.Module):
-    """(N, P, P, 3) uint8 to (N,) defocus in um, log sigma, the logit of "above focus", distance in um."""
+    """(N, P, P, 3) uint8 to (N,) defocus in um, log sigma, logit of "above focus", distance, thickness in um."""
 
     def __init__(
         self,
@@ -145,10 +147,10 @@ class Net(nn.Module):
         self.spread.copy_(features.std(dim=0) + 1e-3)
 
     def answer(self, features: Tensor) -> tuple[Tensor, ...]:
-        """(N, F) features to the four outputs, (N,) each."""
+        """(N, F) features to the outputs, (N,) each."""
         out = self.head((features - self.centre) / self.spread)
-        return out[:, 0] * self.scale_um, out[:, 1], out[:, 2], out[:, 3] * self.scale_um
+        return out[:, 0] * self.scale_um, out[:, 1], out[:, 2], out[:, 3] * self.scale_um, out[:, 4] * self.scale_um
 
     def forward(self, counts: Tensor) -> tuple[Tensor, ...]:
-        """The four outputs per patch."""
+        """The outputs per patch."""
         return self.answer(self.front(counts))
