@@ -24,7 +24,7 @@ from edge_app.errors import BundleCorrupt, BundleNotFound
 from edge_app.estimate import Verdict
 from firmware.frames import FrameOptics
 from model_export.card import model_card
-from model_export.recipe import load_recipe
+from model_export.recipe import load_recipe, recipe_names
 
 MEASURED = CalibrationTable(patch_scale=1.0, floor_um=0.1, patch_share=0.0, spread_share=1.0)
 OTHERS = CalibrationTable(patch_scale=1.0, floor_um=0.3, patch_share=0.0, spread_share=1.0)
@@ -265,6 +265,10 @@ def test_every_factory_bundle_is_whole_and_small(shipped: Path) -> None:
     recipe = load_recipe(bundle.manifest.training.recipe)
     assert bundle.manifest.training.recipe_sha256 == recipe.sha256
     assert all(bundle.manifest.metrics[name]["frame"]["mae_um"] > 0 for name in recipe.sets)
+
+
+def test_every_recipe_ships_its_bundle() -> None:
+    assert [path.stem for path in factory_bundles()] == recipe_names()
 
 
 @pytest.mark.parametrize("shipped", factory_bundles(), ids=lambda p: p.stem)

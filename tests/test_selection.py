@@ -26,7 +26,11 @@ from firmware.profile import load_profile
 
 SHIPPED = read(bundles.factory_bundles()[0])
 OPTICS = FrameOptics(0.75, 0.1725, response="linear")
-TEN: dict[str, Any] = {"numerical_aperture": (0.25, 0.35), "pixel_um": (0.3, 0.4)}
+TEN: dict[str, Any] = {
+    "numerical_aperture": (0.25, 0.35),
+    "pixel_um": (0.3, 0.4),
+    "longitudinal_colour_um_accepted": None,
+}
 
 
 def manifest(name: str, error_um: float | None = None, **passport: Any) -> Manifest:
@@ -108,11 +112,12 @@ def test_where_every_passport_refuses_none_is_preferred(other: dict[str, Any]) -
     assert chosen([manifest("a"), manifest("b")], replace(OPTICS, **other)) is None
 
 
-def test_the_boards_that_ship_get_the_bundle_for_their_first_objective() -> None:
-    for board in ("simulated", "simulated_tiny"):
-        profile = load_profile(board)
-        accepted = read(choose(profile.frame_optics(profile.objective[0]))).manifest.passport
-        assert accepted.check(profile.frame_optics(profile.objective[0])) is None
+@pytest.mark.parametrize("board", ["simulated", "simulated_tiny"])
+def test_the_boards_that_ship_get_a_bundle_for_every_objective(board: str) -> None:
+    profile = load_profile(board)
+    for objective in profile.objective:
+        optics = profile.frame_optics(objective)
+        assert read(choose(optics)).manifest.passport.check(optics) is None
 
 
 def test_where_none_fits_choosing_says_what_would(shelf: Path) -> None:

@@ -73,7 +73,7 @@ class Rings(nn.Module):
         if self.density:
             x = torch.log(x)
         level = x[:, :, ::_LEVEL_STEP, ::_LEVEL_STEP].mean(dim=(2, 3))
-        cosine_cosine, cosine_sine, sine_cosine, sine_sine = parts = self._transform(x - level[:, :, None, None])
+        cosine_cosine, cosine_sine, sine_cosine, sine_sine = parts = self._transform(x, level)
         power = cosine_cosine.square() + cosine_sine.square() + sine_cosine.square() + sine_sine.square()
         rings = torch.relu(1.0 - torch.abs(self.place - self.ring))
         rings = rings / rings.sum(dim=0, keepdim=True)
@@ -92,26 +92,21 @@ class Rings(nn.Module):
         features.append(torch.log(level) if not self.density else level)
         return torch.cat(features, dim=1)
 
-    def _transform(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, C, 224, 224) to four (N, C, K, K): cosines or sines down, cosines or sines across.
+    def _transform(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(N, C, 224, 224) and its mean (N, C) to four (N, C, K, K): cosines or sines down, cosines or sines across.
 
-        The window is zero in row 0; row n and row 224 - n share a cosine and have opposite sines, so that sums
-        and differences of rows, and of columns likewise, take a quarter of the work and half of the waves. Row 112
-        meets itself in the sum: its cosines are halved.
+        The window is zero in row 0; row n and row 224 - n share a cosine and have opposite sines, so that sums and
+        differences of rows take half of the work down, and only the sums know the mean. Row 112 meets itself in the
+        sum: its cosines are halved. Turning columns round would take longer than the work that it spares.
         """
         cosines, sines = self.waves[:, : self.highest], self.waves[:, self.highest :]
         above, below = x[:, :, 1 : _MIDDLE + 1], torch.flip(x[:, :, _MIDDLE:], (2,))
-        down = cosines.T @ (above + below), sines.T @ (above - below)
-        left, right = (
-            [part[..., 1 : _MIDDLE + 1] for part in down],
-            [torch.flip(part[..., _MIDDLE:], (3,)) for part in down],
-        )
-        return (
-            (left[0] + right[0]) @ cosines,
-            (left[0] - right[0]) @ sines,
-            (left[1] + right[1]) @ cosines,
-            (left[1] - right[1]) @ sines,
-        )
+        even = cosines.T @ (above + below - 2 * level[:, :, None, None])
+        odd = sines.T @ (above - below)
+        edge = torch.zeros_like(cosines[:1])
+        cosines = torch.cat([edge, cosines[:-1], 2 * cosines[-1:], torch.flip(cosines[:-1], (0,))])
+        sines = torch.cat([edge, sines, -torch.flip(sines[:-1], (0,))])
+        return even @ cosines, even @ sines, odd @ cosines, odd @ sines
 
 
 class Net(nn.Module):
