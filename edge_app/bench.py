@@ -79,7 +79,7 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     inputs = [_asked(model, frame) for model in models]
     rows, times = _rows(models, inputs, threads, rounds)
     usual = read(choose(frame.optics)).manifest.label
-    by_speed = sorted((sum(times[k]), k) for k, model in enumerate(models) if model.label == usual)
+    by_speed = sorted((statistics.median(times[k]), k) for k, model in enumerate(models) if model.label == usual)
     fastest, slowest = by_speed[0][1], by_speed[-1][1]
     model, counts = models[fastest], inputs[fastest]
     progress(2, 4, f"timing the stages of a frame with {model.runtime.name}")
