@@ -45,7 +45,9 @@ def from_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def defocus_map(rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, title: str, path: Path) -> None:
-    """Draw each patch's defocus over its frame, with a colour bar in um; blank patches are hatched grey.
+    """Draw each patch's defocus over its frame, with a colour bar in um.
+
+    Patches that are blank, or were not asked, are hatched.
 
     Args:
         rgb: (H, W, 3) the frame, at any scale.
@@ -69,7 +71,7 @@ def defocus_map(rgb: NDArray[np.uint8], patches: PatchMap, full_width_px: int, t
     colours = ScalarMappable(Normalize(-reach_um, reach_um), "coolwarm")
     _draw_patches(axes, patches, wide / full_width_px, colours)
     figure.colorbar(colours, ax=axes, label="defocus (µm); positive: objective too far", shrink=0.9)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(f"{title} (hatched: blank, or not asked)", fontsize=10)
     axes.set_axis_off()
     figure.savefig(path, dpi=150)
 

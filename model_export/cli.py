@@ -217,23 +217,23 @@ def _accept(recipe: Recipe, metrics: dict[str, Any]) -> None:
 
 def _table(metrics: dict[str, Any]) -> None:
     columns = {
-        "mae_um": "mean |error| um",
+        "mae_um": "mean, um",
         "median_um": "median",
         "p95_um": "p95",
         "sign": "sign",
         "coverage_68": "68 %",
         "coverage_95": "95 %",
     }
-    table = Table("set", "unit", *columns.values(), "abstained", "blank precision, recall")
+    table = Table("set", "|error|", *columns.values())
+    console = Console()
+    for name, figures in metrics.items():
+        for unit in ("patch", "frame"):
+            table.add_row(name, unit, *(cell(figures[unit][key]) for key in columns))
+    console.print(table)
     for name, figures in metrics.items():
         blank = figures["blank"]
-        ends = {
-            "patch": ("", f"{cell(blank['precision'])}, {cell(blank['recall'])}"),
-            "frame": (cell(figures["abstained"]), ""),
-        }
-        for unit, end in ends.items():
-            table.add_row(name, unit, *(cell(figures[unit][key]) for key in columns), *end)
-    Console().print(table)
+        told = f"blank patches: precision {cell(blank['precision'])}, recall {cell(blank['recall'])}"
+        console.print(f"{name}: abstained on {cell(figures['abstained'])} of the frames; {told}")
 
 
 def _ticks(update: Callable[..., None], total: int) -> Callable[[], None]:

@@ -78,8 +78,8 @@ def _error(figure: Figure, answered: list[Answered], calibration: Calibration) -
         axes.axhline(0, color="0.7", lw=0.8)
         axes.plot(truth, error, ".", ms=2 if name == "patches" else 5, alpha=0.4)
         limit = float(np.percentile(np.abs(error), 99)) * 1.2 + 1e-6
-        axes.set(ylim=(-limit, limit), xlabel="true defocus, um", ylabel="error, um")
-        axes.set_title(f"{len(truth)} {name}: mean |error| {np.abs(error).mean():.3f} um (99 % shown)")
+        axes.set(ylim=(-limit, limit), xlabel="true defocus, um", ylabel="error, um (99 % shown)")
+        axes.set_title(f"{len(truth)} {name}, mean |error| {np.abs(error).mean():.3f} um", fontsize="medium")
 
 
 def _calibration(figure: Figure, answered: list[Answered], calibration: Calibration) -> None:
@@ -116,10 +116,11 @@ def _map(figure: Figure, answered: list[Answered], calibration: Calibration) -> 
         values[shown.informative] = answers_of(shown.outputs).defocus_um
     shape = (shown.grid.rows, shown.grid.columns)
     limits = (float(shown.patch_truth_um.min()) - wanted / 4, float(shown.patch_truth_um.max()) + wanted / 4)
+    estimate = fused(shown, calibration)
+    said = "nothing" if estimate is None else f"{estimate.defocus_um:+.2f} +- {estimate.sigma_um:.2f} um"
+    titles = (f"true defocus: {shown.truth_um:+.2f} um", f"answered: {said}")
     axes: Axes
-    for axes, name, image in zip(
-        figure.subplots(1, 2), ("true", "answered"), (shown.patch_truth_um, values), strict=True
-    ):
+    for axes, title, image in zip(figure.subplots(1, 2), titles, (shown.patch_truth_um, values), strict=True):
         drawn = axes.imshow(image.reshape(shape), vmin=limits[0], vmax=limits[1], cmap="viridis")
-        axes.set(title=f"{name} defocus of every patch (frame: {shown.truth_um:+.2f} um)", xticks=[], yticks=[])
+        axes.set(title=title, xticks=[], yticks=[])
     figure.colorbar(drawn, ax=figure.axes, label="um", shrink=0.7)
