@@ -77,7 +77,7 @@ def focus(
 
     with _connected(at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed) as client:
         looks, outcome = verbs.focus(client, strategy, lambda line: typer.echo(line, err=as_json))
-    result = {"looks": looks, "outcome": console.fields(outcome)}
+    result = {"looks": looks, "outcome": verbs.fields(outcome)}
     console.show(result, as_json, lambda out: out.print(verbs.outcome_line(outcome)))
     raise typer.Exit(0 if verbs.in_focus(outcome) else 1)
 
@@ -100,7 +100,7 @@ def measure(
         reply = client.measure(with_map=picture is not None, with_image=picture is not None)
         if picture is not None:
             verbs.draw_map(reply, client.describe().camera.width_px, picture)
-    console.show(console.fields(reply), as_json, lambda out: out.print(verbs.estimate_line(reply.estimate)))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.estimate_line(reply.estimate)))
 
 
 @app.command()
@@ -113,6 +113,8 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Move the objective, within the soft limits."""
+    from edge_app import verbs
+
     with _connected(at, config, board=board, bundle="none") as client:
         if to_um is not None and by_um is None:
             reply = client.move_to(to_um)
@@ -121,23 +123,27 @@ def move(
         else:
             raise typer.BadParameter("give either --to or --by.")
     line = f"moved from {reply.from_z_um:.2f} to {reply.z_um:.2f} um"
-    console.show(console.fields(reply), as_json, lambda out: out.print(line))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
 
 
 @app.command()
 def home(at: At = "", board: Board = None, config: Config = None, as_json: Json = False) -> None:
     """Find the axis's home switch."""
+    from edge_app import verbs
+
     with _connected(at, config, board=board, bundle="none") as client:
         reply = client.home()
-    console.show(console.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um"))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um"))
 
 
 @app.command("set-zero")
 def set_zero(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Declare a server's present position to be zero, the middle of the declared window."""
+    from edge_app import verbs
+
     with _server(at, config) as client:
         reply = client.set_zero()
-    console.show(console.fields(reply), as_json, lambda out: out.print(f"zero is here, at {reply.z_um:.2f} um"))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(f"zero is here, at {reply.z_um:.2f} um"))
 
 
 @app.command()
@@ -151,10 +157,12 @@ def capture(
     as_json: Json = False,
 ) -> None:
     """Take one frame."""
+    from edge_app import verbs
+
     with _connected(at, config, board=board, bundle="none", seed=seed) as client:
         reply = client.capture(max_px)
     file.write_bytes(reply.image_png)
-    result = {"file": str(file), **console.fields(reply)}
+    result = {"file": str(file), **verbs.fields(reply)}
     line = f"{file}: {reply.width_px}x{reply.height_px} at {reply.z_um:.2f} um"
     console.show(result, as_json, lambda out: out.print(line))
 
@@ -168,7 +176,7 @@ def models(
 
     with _connected(at, config, board=board, bundle=bundle or "none") as client:
         reply = client.models()
-    console.show(console.fields(reply), as_json, lambda out: verbs.print_models(reply, out))
+    console.show(verbs.fields(reply), as_json, lambda out: verbs.print_models(reply, out))
 
 
 @app.command()
@@ -178,17 +186,19 @@ def position(at: At = "", config: Config = None, as_json: Json = False) -> None:
 
     with _server(at, config) as client:
         reply = client.position()
-    console.show(console.fields(reply), as_json, lambda out: out.print(verbs.position_line(reply)))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.position_line(reply)))
 
 
 @app.command()
 def stop(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Stop whatever a server moves."""
+    from edge_app import verbs
+
     with _server(at, config) as client:
         reply = client.stop()
     was = "stopped" if reply.was_running else "nothing was running"
     line = f"{was}; at rest at {reply.z_um:.2f} um"
-    console.show(console.fields(reply), as_json, lambda out: out.print(line))
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
 
 
 @app.command()

@@ -16,11 +16,9 @@ from edge_app.errors import AppError
 from firmware.errors import FirmwareError
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
     from rich.console import Console
 
 Progress = Callable[[int, int, str], None]
-_PICTURES = ("image_png",)
 
 
 def show(result: dict[str, Any], as_json: bool, lines: Callable[[Console], None]) -> None:
@@ -31,14 +29,6 @@ def show(result: dict[str, Any], as_json: bool, lines: Callable[[Console], None]
         typer.echo(json.dumps(_plain(result), indent=2, allow_nan=False))
     else:
         lines(Console(soft_wrap=True, markup=False, highlight=False))
-
-
-def fields(message: Message) -> dict[str, Any]:
-    """A reply as plain values, without its pictures; enums by name, absent values left out."""
-    from google.protobuf.json_format import MessageToDict
-
-    plain = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    return {name: value for name, value in plain.items() if name not in _PICTURES}
 
 
 @contextmanager
@@ -54,8 +44,15 @@ def progress() -> Iterator[Progress]:
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
 
 
-def run(app: typer.Typer, arguments: list[str]) -> int:
+def run(
+    app: typer.Typer,
+    arguments: list[str],
+    program: str = "parfocal",
+    faults: tuple[type[Exception], ...] = (FirmwareError, AppError),
+) -> int:
     """Run a command line: 0 if it did what was asked, 1 for a fault, 2 for wrong usage, 130 if interrupted.
+
+    `faults` are the errors whose message is all that a user needs.
 
     A fault is one line on stderr, or {"error": {"kind", "message"}} on stdout with --json; PARFOCAL_DEBUG=1
     shows the traceback instead.
@@ -64,25 +61,25 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     # gRPC's own C++ log lines say nothing that the errors here do not say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        return int(app(arguments or ["--help"], standalone_mode=False, prog_name="parfocal") or 0)
+        return int(app(arguments or ["--help"], standalone_mode=False, prog_name=program) or 0)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         usage = hasattr(error, "format_message")
         if os.environ.get("PARFOCAL_DEBUG") == "1" and not usage:
             raise
-        kind, message = _told(error)
+        kind, message = _told(error, program, faults)
         _fail(kind, message, as_json)
         return 2 if usage else 1
 
 
-def _told(error: Exception) -> tuple[str, str]:
+def _told(error: Exception, program: str, faults: tuple[type[Exception], ...]) -> tuple[str, str]:
     kind = type(error).__name__
-    if isinstance(error, FirmwareError | AppError):
+    if isinstance(error, faults):
         return kind, str(error)
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
-        return "Usage", f"{format_message()} `parfocal COMMAND --help` lists what there is"
+        return "Usage", f"{format_message()} `{program} COMMAND --help` lists what there is"
     if isinstance(error, OSError):
         return kind, f"{error.filename or 'the system'}: {error.strerror or error}"
     return kind, f"unforeseen: {error}; run it again with PARFOCAL_DEBUG=1 and report the traceback"

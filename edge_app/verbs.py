@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
-from rich.table import Column, Table
 
-from edge_app import console, pictures, wire
+from edge_app import pictures, wire
 from edge_app.client import Client
 from edge_app.config import read_settings
 from edge_app.controller import STRATEGIES
@@ -21,6 +22,7 @@ from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2
 from firmware import plugins
 
 Say = Callable[[str], None]
+_PICTURES = ("image_png",)
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def focus(client: Client, strategy: str, say: Say) -> tuple[list[dict[str, Any]]
     for event in client.focus(strategy):
         if event.HasField("outcome"):
             return looks, event.outcome
-        looks.append(console.fields(event.look))
+        looks.append(fields(event.look))
         say(look_line(event.look))
     raise RemoteError(f"{client.address} ended the job without an outcome; look at its log")
 
@@ -92,26 +94,30 @@ def position_line(reply: microscope_pb2.GetPositionReply) -> str:
     return f"{reply.z_um:+.2f} um ({trust}){', moving' if reply.moving else ''}{doing}"
 
 
+def fields(message: Message) -> dict[str, Any]:
+    """A reply as plain values, without its pictures; enums by name, absent values left out."""
+    plain = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return {name: value for name, value in plain.items() if name not in _PICTURES}
+
+
 def print_models(reply: models_pb2.ListReply, out: Console) -> None:
-    """A table of models; a sentence if there is none."""
+    """Two or three lines a model: its name, what it is for, whether it fits; a sentence if there is none."""
     if not reply.models:
         out.print("no model is installed; the strategy sweep works without one")
         return
-    name = Column("model", no_wrap=True)
-    table = Table(name, "task", "NA", "um per pixel", "range, um", "reads", "KB", "fits this board")
     for model in reply.models:
         optics = model.optics
-        table.add_row(
-            f"{model.name}@{model.version}",
-            model.task,
-            f"{optics.numerical_aperture_low:.2f} to {optics.numerical_aperture_high:.2f}",
-            f"{optics.pixel_low_um:.3f} to {optics.pixel_high_um:.3f}",
-            f"+-{optics.range_um:.0f}",
-            f"{optics.contrast}, {' or '.join(optics.responses)} {'colour' if optics.colour else 'grey'}",
-            f"{model.size_bytes / 1e3:.0f}",
-            "yes, and is its choice" if model.preferred else "yes" if model.fits_this_board else model.why_not,
+        fits = f"fits this board{', and is its choice' if model.preferred else ''}"
+        if not model.fits_this_board:
+            fits = f"does not fit: {model.why_not}"
+        reads = f"{' or '.join(optics.responses)} {optics.contrast} in {'colour' if optics.colour else 'grey'}"
+        out.print(
+            f"{model.name}@{model.version}\n"
+            f"  {model.task}, +-{optics.range_um:.0f} um, {reads}; {model.size_bytes / 1e3:.0f} KB\n"
+            f"  NA {optics.numerical_aperture_low:.3g} to {optics.numerical_aperture_high:.3g}, "
+            f"{optics.pixel_low_um:.3g} to {optics.pixel_high_um:.3g} um per pixel in the specimen\n"
+            f"  {fits}",
         )
-    out.print(table)
 
 
 def draw_map(reply: focus_pb2.MeasureReply, full_width_px: int, path: Path) -> None:

@@ -93,7 +93,7 @@ class Camera(ABC):
 
     @abstractmethod
     def _next(self, timeout_s: float) -> Exposure:
-        """The next exposure in the camera's own order; raise CameraTimeout when none comes in time."""
+        """The next exposure in the camera's own order; raise TimeoutError when none comes in time."""
 
     def _checked(self, pixels: Any) -> Pixels:
         """The pixels, if they are what the profile promises: (H, W, 3) or (H, W), 8 or 16 bit."""
@@ -113,7 +113,8 @@ class Camera(ABC):
         except FirmwareError:
             raise
         except TimeoutError as error:
-            message = f"the camera delivered no frame within {self.profile.timeout_ms:.0f} ms"
+            late = f"the camera delivered no frame within {self.profile.timeout_ms:.0f} ms"
+            message = f"{late}; check its cable and power, or raise timeout_ms in [camera]"
             raise CameraTimeout(message) from error
         except Exception as error:
             message = f"the camera driver {self.profile.driver!r} failed: {error}; check its cable and power"

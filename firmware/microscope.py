@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+
+from pydantic import ValidationError
 
 from firmware import plugins
 from firmware.camera import Camera
@@ -12,6 +16,7 @@ from firmware.errors import ProfileError
 from firmware.frames import Frame, FrameOptics
 from firmware.profile import BoardProfile, Objective
 from firmware.simulation import World
+from firmware.table import explain
 from firmware.zaxis import Travel, ZAxis
 
 
@@ -99,9 +104,11 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Micros
     world = World(profile, clock) if profile.simulation is not None else None
     axes = plugins.load("firmware.axes", profile.axis.driver)
     cameras = plugins.load("firmware.cameras", profile.camera.driver)
-    axis: ZAxis = axes.open_axis(profile, clock, world)
+    with _options_of(profile, "axis"):
+        axis: ZAxis = axes.open_axis(profile, clock, world)
     try:
-        camera: Camera = cameras.open_camera(profile, clock, world)
+        with _options_of(profile, "camera"):
+            camera: Camera = cameras.open_camera(profile, clock, world)
         if profile.axis.home_at_start:
             axis.home()
     except BaseException:
@@ -119,3 +126,12 @@ def with_simulation(profile: BoardProfile, **flaws: object) -> BoardProfile:
     if profile.simulation is None:
         raise ProfileError(f"board {profile.name!r} has no [simulation] table")
     return profile.model_copy(update={"simulation": {**profile.simulation, **flaws}})
+
+
+@contextmanager
+def _options_of(profile: BoardProfile, table: str) -> Iterator[None]:
+    """A driver's own keys that are not as it wants them make a wrong board file."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ProfileError(f"board {profile.name!r}, {table}.options: {explain(error)}") from error

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from edge_app import console
 from edge_app.errors import AppError
 from firmware.errors import FirmwareError
 from model_export.card import cell
-from model_export.errors import ExportError, NotAccepted
+from model_export.errors import ExportError, NotAccepted, NotInstalled
+from model_export.passport import check_sets
 from model_export.recipe import Recipe, load_recipe
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -39,10 +42,11 @@ def synth(
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one for every core if not given")] = None,
 ) -> None:
     """Render the recipe's training and validation specimens; shards that are there are kept."""
+    table = _read(recipe)
+
     from model_export.data import reduce
     from model_export.synthesis import write_shards
 
-    table = load_recipe(recipe)
     counts = {"validation": table.data.validation_specimens, "train": table.data.train_specimens}
     for split, count in counts.items():
         with _Bar(f"{split} specimens") as update:
@@ -58,12 +62,13 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="how many; the recipe's if not given")] = None,
 ) -> None:
     """Train from the last checkpoint in --run, or from nothing."""
+    table = _read(recipe)
+
     from model_export.data import open_split
     from model_export.export import current_commit
     from model_export.train import train as loop
     from model_export.train import validate
 
-    table = load_recipe(recipe)
     split, unseen = (open_split(data, name, table) for name in ("train", "validation"))
     run.mkdir(parents=True, exist_ok=True)
     record = run / "commit.txt"
@@ -97,6 +102,8 @@ def export(
     accept: Annotated[bool, typer.Option(help="refuse a model beyond the recipe's acceptance limits")] = True,
 ) -> None:
     """Calibrate, evaluate on the recipe's sets, and pack the trained network as a bundle."""
+    table = _read(recipe)
+
     from edge_app.bundle import read
     from model_export.calibrate import calibrate_recipe
     from model_export.card import model_card
@@ -106,7 +113,6 @@ def export(
     from model_export.synthesis import data_duration_s
     from model_export.train import load_trained
 
-    table = load_recipe(recipe)
     trained = load_trained(table, run)
     exported = export_network(table, trained, golden_patches(table))
     subject = Subject(exported.predictor(), table.patches_at_most, table.min_contrast, table.patch_px)
@@ -136,7 +142,7 @@ def export(
 @app.command()
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="a bundle file, a factory bundle's name, or factory")] = "factory",
-    set_name: Annotated[str, typer.Option("--set", help="a name from model_export/sets")] = "nominal",
+    set_name: Annotated[str, typer.Option("--set", help="a name from model_export/sets, or a .toml file")] = "nominal",
     seed: Annotated[int, typer.Option(help="any integer; each gives other specimens, optics and cameras")] = 1,
     specimens: Specimens = 12,
     depths: Depths = 12,
@@ -200,12 +206,24 @@ def eager(
 
 
 def main() -> None:
-    """Run a command; faults become one line on stderr and exit code 1."""
-    try:
-        app()
-    except (ExportError, AppError, FirmwareError) as error:
-        _err.print(f"error: {error}", style="red", highlight=False)
-        sys.exit(1)
+    """Run the command line and leave with its exit code."""
+    sys.exit(console.run(app, sys.argv[1:], "parfocal-model", (ExportError, AppError, FirmwareError)))
+
+
+def _read(name: str) -> Recipe:
+    """A recipe that can be trained and judged here.
+
+    Raises:
+        BadRecipe: There is none, it is wrong, or its evaluation sets are not for it.
+        NotInstalled: A library for training is missing.
+    """
+    recipe = load_recipe(name)
+    check_sets(recipe)
+    missing = [module for module in ("torch", "onnx", "onnxscript") if find_spec(module) is None]
+    if missing:
+        cure = "run `make setup EXTRAS=openvino,train`, or pip install 'parfocal[train]'"
+        raise NotInstalled(f"training needs {', '.join(missing)}, which is not installed; {cure}")
+    return recipe
 
 
 def _accept(recipe: Recipe, metrics: dict[str, Any]) -> None:
@@ -225,15 +243,16 @@ def _table(metrics: dict[str, Any]) -> None:
         "coverage_95": "95 %",
     }
     table = Table("set", "|error|", *columns.values())
-    console = Console()
+    out = Console()
     for name, figures in metrics.items():
         for unit in ("patch", "frame"):
             table.add_row(name, unit, *(cell(figures[unit][key]) for key in columns))
-    console.print(table)
+    out.print(table)
     for name, figures in metrics.items():
         blank = figures["blank"]
         told = f"blank patches: precision {cell(blank['precision'])}, recall {cell(blank['recall'])}"
-        console.print(f"{name}: abstained on {cell(figures['abstained'])} of the frames; {told}")
+        unsure = f"{cell(figures['abstained'])} of the frames (SIGN_UNCERTAIN: {cell(figures['sign_uncertain'])})"
+        out.print(f"{name}: abstained on {unsure}; {told}")
 
 
 def _ticks(update: Callable[..., None], total: int) -> Callable[[], None]:

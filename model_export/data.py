@@ -50,6 +50,7 @@ class Tiles:
     thickness_um: NDArray[np.float32]
     specimen: NDArray[np.int32]
     min_contrast: float
+    patch_px: int = PATCH_PX
 
     def tile(self, index: int) -> NDArray[np.uint8]:
         """One tile, (S, S, 3) uint8."""
@@ -61,12 +62,12 @@ class Tiles:
         raise IndexError(index)
 
     def draw(self, rng: np.random.Generator, size: int) -> Batch:
-        """Informative random crops: (size, 224, 224, 3) uint8."""
-        patches = np.empty((size, PATCH_PX, PATCH_PX, 3), np.uint8)
+        """Informative random crops: (size, P, P, 3) uint8."""
+        patches = np.empty((size, self.patch_px, self.patch_px, 3), np.uint8)
         chosen: list[int] = []
         for _ in range(_TRIES * size):
             index = int(rng.integers(len(self.z_um)))
-            crop = random_crop(self.tile(index), rng)
+            crop = random_crop(self.tile(index), rng, self.patch_px)
             if is_informative(crop, self.min_contrast):
                 patches[len(chosen)] = crop
                 chosen.append(index)
@@ -141,14 +142,14 @@ def open_split(folder: Path, split: str, recipe: Recipe) -> Tiles | Features:
         what = f"{folder}: a shard of {split!r} cannot be read ({error})"
         raise NoData(f"{what}; remove it and run synth again") from error
     if kind == "tiles":
-        return Tiles(tuple(shards), z_um, thickness_um, specimen, recipe.data.min_contrast)
+        return Tiles(tuple(shards), z_um, thickness_um, specimen, recipe.data.min_contrast, recipe.patch_px)
     return Features(np.concatenate(shards), z_um, thickness_um, specimen)
 
 
-def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A crop of 224x224 at a random place, in one of its eight orientations."""
-    top, left = rng.integers(0, tile.shape[0] - PATCH_PX + 1, 2)
-    crop = tile[top : top + PATCH_PX, left : left + PATCH_PX]
+def random_crop(tile: NDArray[np.uint8], rng: np.random.Generator, side: int = PATCH_PX) -> NDArray[np.uint8]:
+    """A crop of so many pixels at a random place, in one of its eight orientations."""
+    top, left = rng.integers(0, tile.shape[0] - side + 1, 2)
+    crop = tile[top : top + side, left : left + side]
     if rng.uniform() < 0.5:
         crop = crop.swapaxes(0, 1)
     return np.ascontiguousarray(crop[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))])

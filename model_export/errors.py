@@ -19,3 +19,7 @@ class NotAccepted(ExportError):
 
 class ParityError(ExportError):
     """The exported network does not answer as the trained one."""
+
+
+class NotInstalled(ExportError):
+    """A library that training needs is missing."""

@@ -58,17 +58,18 @@ def set_names() -> list[str]:
 
 
 def load_set(name: str) -> EvaluationSet:
-    """A set by name.
+    """A set by name (from sets/) or by path.
 
     Raises:
         BadRecipe: There is none of that name, or its file is wrong.
     """
-    if name not in set_names():
-        raise BadRecipe(f"there is no evaluation set {name!r}; the sets are: {', '.join(set_names())}")
+    path = Path(name) if name.endswith(".toml") else SETS / f"{name}.toml"
     try:
-        return EvaluationSet.model_validate(
-            {"name": name, **tomllib.loads((SETS / f"{name}.toml").read_text(encoding="utf-8"))}
-        )
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return EvaluationSet.model_validate({"name": path.stem, **table})
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(set_names())
+        raise BadRecipe(f"there is no evaluation set {name!r}; the sets are: {known}") from error
     except ValidationError as error:
         raise BadRecipe(f"evaluation set {name!r}: {explain(error)}") from error
     except tomllib.TOMLDecodeError as error:

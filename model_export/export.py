@@ -19,13 +19,13 @@ from onnxscript.optimizer import optimize_ir
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_app.bundle import Calibrations, Input, Manifest, Passport, Range, Training, golden_bytes, pack
+from edge_app.bundle import Calibrations, Input, Manifest, Training, golden_bytes, pack
 from edge_app.patches import PATCH_PX
-from model_export.conditions import OpticsTable
 from model_export.data import is_informative
 from model_export.errors import NoData, ParityError
 from model_export.families import family_of
 from model_export.frames import Predict
+from model_export.passport import passport_of
 from model_export.recipe import Recipe
 from model_export.synthesis import specimen_tiles
 from model_export.train import Trained
@@ -198,39 +198,6 @@ def make_bundle(
         sha256={},
     )
     return pack(manifest, exported.onnx, golden_bytes(exported.golden_in, exported.golden_out))
-
-
-def passport_of(recipe: Recipe) -> Passport:
-    """What the recipe's conditions cover, all together; `known` ones say where sigma holds for measured optics."""
-    optics = [conditions.optics for conditions in recipe.conditions]
-    known = [conditions.optics for conditions in recipe.conditions if conditions.known]
-    return Passport(
-        numerical_aperture=_hull([o.numerical_aperture for o in optics]),
-        pixel_um=_hull([o.pixel_um for o in optics]),
-        colour=not recipe.conditions[0].camera.monochrome,
-        contrast=recipe.conditions[0].contrast,
-        response=recipe.accepts,
-        spherical_waves=_hull([o.spherical_waves for o in known]) if known else None,
-        longitudinal_colour_um=_colours(known) if known else None,
-        spherical_waves_accepted=_hull([o.spherical_waves for o in optics]),
-        longitudinal_colour_um_accepted=_colours(optics),
-        range_um=recipe.data.range_um,
-    )
-
-
-def _hull(ranges: list[Range]) -> Range:
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def _colours(optics: list[OpticsTable]) -> tuple[Range, Range, Range]:
-    """Longitudinal colour by channel over these optics, um, a hair wide so that rounding does not leave it."""
-    colours_um = np.array(
-        [np.multiply(o.longitudinal_colour_um, scale) for o in optics for scale in o.longitudinal_colour_scale]
-    )
-    red, green, blue = zip(
-        (colours_um.min(axis=0) - 1e-6).tolist(), (colours_um.max(axis=0) + 1e-6).tolist(), strict=True
-    )
-    return red, green, blue
 
 
 def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:

@@ -145,7 +145,7 @@ class Recipe(_Table):
     @classmethod
     def _existing(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
         for name in sets:
-            if name not in set_names():
+            if name not in set_names() and not name.endswith(".toml"):
                 raise ValueError(f"there is no evaluation set {name!r}; the sets are: {', '.join(set_names())}")
         return sets
 
@@ -189,8 +189,17 @@ class Recipe(_Table):
 
     @property
     def sha256(self) -> str:
-        """Of all that it states but the limits, which decide nothing that is trained; hexadecimal digits."""
-        stated = self.model_dump_json(exclude_unset=True, exclude={"acceptance"})
+        """Of all that it states but the limits, which decide nothing; hexadecimal digits."""
+        return self._digest({"acceptance"})
+
+    @property
+    def trains(self) -> str:
+        """Of what decides the trained network, and neither its calibration nor how it is served or judged."""
+        served = {"description", "version", "patches_at_most", "min_contrast", "accepts"}
+        return self._digest(served | {"calibration", "sets", "acceptance"})
+
+    def _digest(self, exclude: set[str]) -> str:
+        stated = self.model_dump_json(exclude_unset=True, exclude=exclude)
         return hashlib.sha256(stated.encode()).hexdigest()
 
 

@@ -70,8 +70,11 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
     steps = steps or table.steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = build(recipe).train()
+    blur = torch.zeros(0)
     if isinstance(split, Features):
-        net.standardise(torch.from_numpy(split.features))  # type: ignore[operator]
+        features = torch.from_numpy(split.features)
+        net.standardise(features)  # type: ignore[operator]
+        blur = table.feature_noise * (features.std(dim=0) + 1e-3).to(device)
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=table.learning_rate, weight_decay=table.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, steps, table.warmup_steps))
@@ -86,7 +89,7 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
     names = family_of(recipe.family).OUTPUTS
     with closing(_batches(recipe, split, first, steps)) as batches:
         for step, batch in enumerate(batches, first):
-            answers = _ask(net, torch.from_numpy(batch.seen).to(device), table.feature_noise, (recipe.seed, step))
+            answers = _ask(net, torch.from_numpy(batch.seen).to(device), blur, (recipe.seed, step))
             z_um, thickness_um = (torch.from_numpy(part).to(device) for part in (batch.z_um, batch.thickness_um))
             loss = objective(dict(zip(names, answers, strict=True)), z_um, thickness_um, recipe)
             optimiser.zero_grad(set_to_none=True)
@@ -139,20 +142,19 @@ def _rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
 
-def _ask(net: nn.Module, seen: Tensor, noise: float, seed: tuple[int, int]) -> tuple[Tensor, ...]:
-    """The network's answers in fp32: to patches (N, 224, 224, 3) uint8 by way of bf16, or to features (N, F).
+def _ask(net: nn.Module, seen: Tensor, blur: Tensor, seed: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The network's answers in fp32: to patches (N, P, P, 3) uint8 by way of bf16, or to features (N, F).
 
-    Features are blurred by noise that depends on `seed` only.
+    Features are blurred by `blur` (F,) times noise that depends on `seed` only.
     """
     answers: tuple[Tensor, ...]
     if seen.dtype == torch.uint8:
         with torch.autocast(seen.device.type, torch.bfloat16):
             answers = net(seen)
     else:
-        spread: Tensor = net.spread  # type: ignore[assignment]
         drawn = torch.Generator(seen.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        blur = torch.randn(seen.shape, generator=drawn, device=seen.device)
-        answers = net.answer(seen + noise * spread * blur)  # type: ignore[operator]
+        noise = torch.randn(seen.shape, generator=drawn, device=seen.device)
+        answers = net.answer(seen + blur * noise)  # type: ignore[operator]
     return tuple(answer.float() for answer in answers)
 
 
@@ -175,7 +177,7 @@ def _restore(net: nn.Module, checkpoint: Path, recipe: Recipe, device: torch.dev
     """Load a checkpoint into a network, and give all that it holds."""
     try:
         state: dict[str, Any] = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state.get("recipe") != recipe.sha256:
+        if state.get("recipe") != recipe.trains:
             what = f"a checkpoint of another recipe, or of {recipe.name} before it changed"
             raise NoData(f"{checkpoint.parent} holds {what}; give another --run")
         net.load_state_dict(state["net"])
@@ -196,7 +198,7 @@ def _save(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        "recipe": recipe.sha256,
+        "recipe": recipe.trains,
         "net": net.state_dict(),
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict(),

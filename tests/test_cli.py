@@ -253,13 +253,10 @@ def test_numbers_that_json_does_not_have_become_null(terminal: Terminal, stubbed
     assert terminal.json("bench") == (0, {"answered": None})
 
 
-def test_the_table_of_models_marks_the_one_that_the_board_would_choose(
-    terminal: Terminal, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_the_list_of_models_marks_the_one_that_the_board_would_choose(terminal: Terminal, address: str) -> None:
     _, out, _ = terminal("models", "--at", address)
-    assert [line.count("yes, and is its choice") for line in out.splitlines()].count(1) == 1
-    assert "brightfield, linear colour" in out
+    assert [line.count("fits this board, and is its choice") for line in out.splitlines()].count(1) == 1
+    assert "linear brightfield in colour" in out
 
 
 def test_set_zero_on_an_axis_with_a_switch_says_to_home_it(terminal: Terminal, address: str) -> None:

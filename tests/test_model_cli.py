@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 
 from edge_app.bundle import ModelBundle, read
 from edge_app.runtime import open_runtime
+from model_export import cli
 from model_export.card import model_card
 from model_export.cli import _accept, app
 from model_export.data import Features, open_split, reduce
-from model_export.errors import NoData, NotAccepted
+from model_export.errors import NoData, NotAccepted, NotInstalled
 from model_export.recipe import RECIPES, AcceptanceTable, Recipe, load_recipe
 from model_export.synthesis import Specimen, specimen_tiles
 
@@ -352,3 +354,20 @@ def test_training_without_shards_says_what_to_do(shop: Workshop, tmp_path: Path)
     result = tell("train", shop.recipe, "--data", tmp_path, "--run", tmp_path / "run")
     assert isinstance(result.exception, NoData)
     assert "parfocal-model synth" in str(result.exception)
+
+
+def test_without_torch_training_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "torch" else name)
+    with pytest.raises(NotInstalled, match=r"training needs torch, .* run `make setup EXTRAS=openvino,train`"):
+        cli._read("spectral_10x")
+
+
+def test_a_fault_is_one_json_document_where_json_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["parfocal-model", "evaluate", "--set", "nosuch", "--json"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "BadRecipe"
+    assert "the sets are: 10x, 40x" in error["message"]

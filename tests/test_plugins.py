@@ -151,7 +151,7 @@ def test_the_conditions_of_a_recipe_make_one_passport(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_a_recipe_is_judged_on_frames_that_its_passport_accepts(recipe: str) -> None:
-    from model_export.export import passport_of
+    from model_export.passport import passport_of
 
     table = load_recipe(recipe)
     for wanted in map(load_set, table.sets):

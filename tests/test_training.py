@@ -191,7 +191,7 @@ def test_a_bundle_carries_its_passport(bundle: ModelBundle) -> None:
 
 
 def test_a_passport_accepts_the_aberrations_of_all_conditions_and_knows_those_of_some() -> None:
-    from model_export.export import passport_of
+    from model_export.passport import passport_of
 
     passport = passport_of(load_recipe("spectral_20x"))
     assert (passport.spherical_waves, passport.spherical_waves_accepted) == ((0.13, 0.17), (0.0, 0.35))
@@ -204,7 +204,7 @@ def test_a_passport_accepts_the_aberrations_of_all_conditions_and_knows_those_of
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
 def test_a_passport_accepts_what_its_own_recipe_declares(name: str) -> None:
-    from model_export.export import passport_of
+    from model_export.passport import passport_of
 
     recipe = load_recipe(name)
     settings = [conditions.draw(np.random.default_rng(1)) for conditions in recipe.conditions]
@@ -366,3 +366,30 @@ def test_validation_tells_the_error_on_patches_within_the_range() -> None:
     seen, truth = np.concatenate([z, far * 0])[:, None], np.concatenate([z, far])
     split = Features(seen, truth, truth * 0, np.zeros(100, np.int32))
     assert validate(tiny(), Late(), split) == pytest.approx((0.5, 0.5))
+
+
+def test_a_recipe_whose_sets_show_another_microscope_is_refused_before_it_is_trained() -> None:
+    from model_export.passport import check_sets
+
+    recipe = load_recipe("spectral_10x")
+    check_sets(recipe)
+    with pytest.raises(BadRecipe, match=r"set 'nominal': the frame has NA 0\.75.*name sets of the recipe's own"):
+        check_sets(recipe.model_copy(update={"sets": ("10x", "nominal")}))
+    short = recipe.model_copy(update={"data": recipe.data.model_copy(update={"range_um": 20.0})})
+    with pytest.raises(BadRecipe, match=r"range is \+-40 um, and the recipe's \+-20 um"):
+        check_sets(short)
+
+
+def test_what_serves_and_judges_a_network_does_not_make_another_checkpoint() -> None:
+    recipe = load_recipe("spectral_10x")
+    served = recipe.model_copy(update={"min_contrast": 0.5, "sets": ("nominal",)})
+    assert served.trains == recipe.trains
+    assert served.sha256 != recipe.sha256
+    assert recipe.model_copy(update={"seed": 3}).trains != recipe.trains
+
+
+def test_crops_are_as_large_as_the_networks_patches() -> None:
+    zeros = np.zeros(2, np.float32)
+    noise = np.random.default_rng(1).integers(0, 255, (2, 500, 500, 3), np.uint8)
+    tiles = Tiles((noise,), zeros, zeros, np.zeros(2, np.int32), 0.0, 448)
+    assert tiles.draw(np.random.default_rng(1), 3).seen.shape == (3, 448, 448, 3)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from firmware.camera import Camera, Exposure
 from firmware.clock import Clock
 from firmware.errors import ProfileError
 from firmware.profile import BoardProfile
 from firmware.simulation import World
 from firmware.stacks import Stack, open_stack
-from firmware.table import Table, explain
+from firmware.table import Table
 
 
 class ReplayOptions(Table):
@@ -56,10 +54,7 @@ def open_camera(profile: BoardProfile, clock: Clock, world: World | None) -> Cam
             f"board {profile.name!r} needs a recorded z-stack; name one with `parfocal replay STACK`, or as "
             "camera.options.stack in a board file"
         )
-    try:
-        options = ReplayOptions.model_validate(profile.camera.options)
-    except ValidationError as error:
-        raise ProfileError(f"board {profile.name!r}, camera.options: {explain(error)}") from error
+    options = ReplayOptions.model_validate(profile.camera.options)
     stack = open_stack(options.stack, options.z_um, options.z_step_um)
     asked, found = (profile.camera.width_px, profile.camera.height_px), (stack.width_px, stack.height_px)
     if asked != found:
