@@ -67,8 +67,8 @@ def calibrate(answered: list[Answered], range_um: float) -> Calibration:
     """Find the patch scale with which 68 % of patch errors lie within one sigma, and the parts of a frame's sigma.
 
     The parts maximise the likelihood of the frames' errors (Student's t with 4 degrees of freedom, which a few frames
-    far off do not move: Lange, Little and Taylor, JASA 84, 1989); their common scale then
-    balances the 68 % interval against the 95 % one.
+    far off do not move: Lange, Little and Taylor, JASA 84, 1989); their common scale then balances the 68 % interval
+    against the 95 % one.
     """
     scale = _patch_scale(answered)
     plain = Calibration(range_um, scale)
