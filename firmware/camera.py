@@ -7,7 +7,8 @@ began late enough to be an answer, develops that one alone, and turns a driver's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -87,9 +88,27 @@ class Camera(ABC):
             settings=exposure.settings,
         )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep exposure, gain and white balance as they are while the block runs, so that looks can be compared.
+
+        Raises:
+            CameraError: The driver failed.
+        """
+        self._guarded(lambda: self._hold(True))
+        try:
+            yield
+        finally:
+            # What failed here fails again at the next frame, and says so there.
+            with suppress(Exception):
+                self._hold(False)
+
     def close(self) -> None:
         """Let go of the device; capturing afterwards is an error."""
         self._closed = True
+
+    def _hold(self, held: bool) -> None:  # noqa: B027 - a camera that regulates nothing has nothing to lock
+        """Lock, or free again, what the camera regulates by itself."""
 
     @abstractmethod
     def _next(self, timeout_s: float) -> Exposure:

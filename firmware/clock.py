@@ -6,6 +6,10 @@ import threading
 import time
 from typing import Protocol
 
+# A sleeping thread wakes some 50 us late. One that always watched would be halted by Linux for 50 ms in every second,
+# if it has real-time priority (sched_rt_runtime_us).
+_WATCH_S = 50e-6
+
 
 class Clock(Protocol):
     """What the board needs of time."""
@@ -16,6 +20,10 @@ class Clock(Protocol):
 
     def sleep(self, duration_s: float) -> None:
         """Wait at least this long."""
+        ...
+
+    def wake_at(self, time_s: float) -> None:
+        """Wait until a moment, as exactly as the machine can."""
         ...
 
 
@@ -30,6 +38,12 @@ class SystemClock:
         """Wait at least this long."""
         if duration_s > 0:
             time.sleep(duration_s)
+
+    def wake_at(self, time_s: float) -> None:
+        """Sleep until shortly before a moment, and watch the clock for the rest."""
+        self.sleep(time_s - time.monotonic() - _WATCH_S)
+        while time.monotonic() < time_s:
+            pass
 
 
 class ManualClock:
@@ -49,3 +63,7 @@ class ManualClock:
         if duration_s > 0:
             with self._lock:
                 self._now_s += duration_s
+
+    def wake_at(self, time_s: float) -> None:
+        """Turn the clock forward to a moment, unless it has passed."""
+        self.sleep(time_s - self.now_s())

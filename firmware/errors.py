@@ -45,5 +45,17 @@ class TravelSpent(AxisError):
     """A job used up the travel it was given."""
 
 
+class LimitReached(AxisError):
+    """A limit switch closed, or was closed before the move began; the axis may leave it the other way."""
+
+
+class MotorFault(AxisError):
+    """The motor's driver reports a fault (too hot, a short circuit, no supply)."""
+
+
+class DiskFull(AxisError):
+    """There is no room to record where the axis is."""
+
+
 class MotionStopped(AxisError):
     """Somebody called stop(); the axis rests where it was halted."""

@@ -109,7 +109,7 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Micros
     try:
         with _options_of(profile, "camera"):
             camera: Camera = cameras.open_camera(profile, clock, world)
-        if profile.axis.home_at_start:
+        if profile.axis.home_at_start or profile.axis.homing == "device":
             axis.home()
     except BaseException:
         axis.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,9 +96,12 @@ class CameraProfile(Table):
 class AxisProfile(Table):
     """A Z axis. `z_um` grows away from the specimen; `direction` maps the motor's positive steps onto it.
 
-    `homing` says how the axis learns where it is: a limit switch, or `set-zero` inside a declared window.
+    `homing` says how the axis learns where it is: a limit switch, `set-zero` inside a declared window, or a device
+    that knows it by itself and is asked when it is opened.
     `backlash_um` is what the final approach takes out, always towards the specimen, so that the overshoot
     goes away from it. An axis that does not know where it is may move `blind_um` in all.
+    `holds_without_power` says that the stage stays where it is while the motor has no power (a screw that locks
+    itself, and no hand on it), so that a position may be believed after a restart.
     """
 
     driver: str
@@ -105,13 +109,20 @@ class AxisProfile(Table):
     direction: Literal[1, -1] = 1
     low_um: float
     high_um: float
-    homing: Literal["switch", "window"] = "switch"
+    homing: Literal["switch", "window", "device"] = "switch"
     home_at_start: bool = False
     backlash_um: float = Field(default=0.0, ge=0)
     settle_ms: float = Field(default=80.0, ge=0)
     speed_um_s: float = Field(default=400.0, gt=0)
     blind_um: float = Field(default=5.0, gt=0)
+    holds_without_power: bool = False
     options: dict[str, Any] = Field(default={})
+
+    @property
+    def mechanics_key(self) -> str:
+        """What a count of steps means; a position that was counted by another is worth nothing."""
+        parts = (self.driver, self.direction, self.um_per_step, self.homing, sorted(self.options.items()))
+        return f"{self.driver}-{zlib.crc32(repr(parts).encode()):08x}"
 
     @model_validator(mode="after")
     def _ordered(self) -> AxisProfile:

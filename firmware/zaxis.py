@@ -13,12 +13,14 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
 from firmware.clock import Clock
 from firmware.errors import AxisError, FirmwareError, MotionStopped, NotTrusted, OutOfLimits, TravelSpent
+from firmware.ledger import Ledger, Rest
 from firmware.profile import AxisProfile
 
 _HISTORY = 4096
@@ -90,7 +92,34 @@ class ZAxis(ABC):
         self._halt = threading.Event()
         self._moving = False
         self._rested_s = clock.now_s()
+        self._ledger: Ledger | None = None
         self._past: deque[tuple[float, float]] = deque([(self._rested_s, 0.0)], maxlen=_HISTORY)
+
+    def remember(self, ledger: Ledger) -> None:
+        """Record every rest in a ledger from now on, and go on where its last one says, if that can be believed.
+
+        Only a stage that stays where it is without power (`holds_without_power`) is believed to have stayed.
+        """
+        self._ledger = ledger
+        rest = ledger.last(self.profile.mechanics_key)
+        if rest is None or not self.profile.holds_without_power:
+            return
+        self._record()
+        self._steps, self._play, self._trust = rest.steps, rest.play, Trust[rest.trusted]
+        self._record()
+
+    def adopt(self, profile: AxisProfile) -> None:
+        """Count by measured mechanics from now on; the zero of an axis without a switch stays where it is.
+
+        An axis that was homed has to be homed again: its switch lies elsewhere in the new um.
+        """
+        self._steps *= profile.direction * self.profile.direction
+        self.profile = profile
+        self._overshoot = round(profile.backlash_um / profile.um_per_step)
+        self._play = self._overshoot
+        if self._trust is Trust.HOMED:
+            self.distrust()
+        self._note_rest()
 
     @property
     def z_um(self) -> float:
@@ -172,8 +201,11 @@ class ZAxis(ABC):
 
     def _visit(self, z_um: float, legs: list[int]) -> Move:
         start_um = self.z_um
-        for leg in legs:
-            self._go(leg)
+        try:
+            for leg in legs:
+                self._go(leg)
+        finally:
+            self._note_rest()
         if legs:
             self._settle()
         return Move(start_um, z_um, self.z_um, len(legs))
@@ -189,7 +221,7 @@ class ZAxis(ABC):
             AxisError: This axis has no switch, or the driver failed.
             MotionStopped: `stop` was called; if that was on the way, the position is no longer trusted.
         """
-        if self.profile.homing != "switch":
+        if self.profile.homing == "window":
             raise AxisError("this axis has no limit switch; move it to the middle by hand and use set-zero")
         self._check_halt()
         self._run(lambda: self._seek_home(self._halt))
@@ -197,23 +229,31 @@ class ZAxis(ABC):
             self.distrust()
             raise MotionStopped("stopped on the way to the switch; the position is lost, home it again")
         self._trust, self._blind_um, self._play = Trust.HOMED, 0.0, self._overshoot
+        self._note_rest()
         self._settle()
 
     def set_zero(self) -> None:
         """Declare the present position to be zero, the middle of the declared window."""
-        if self.profile.homing == "switch":
-            raise AxisError("this axis has a limit switch; use home instead of set-zero")
+        if self.profile.homing != "window":
+            raise AxisError("this axis knows where its zero is; use home instead of set-zero")
         self._record()
         self._steps = 0
         self._trust, self._blind_um = Trust.ZEROED, 0.0
         self._record()
+        self._note_rest()
         self._rested_s = self._clock.now_s()
 
     def distrust(self) -> None:
-        """Note that the position can no longer be believed (lost steps, a hand on the knob)."""
+        """Note that the position can no longer be believed (lost steps, a hand on the knob).
+
+        Raises:
+            AxisError: The ledger cannot be written.
+        """
         if self._trusted:
             self._blind_um = 0.0
         self._trust, self._play = Trust.LOST, self._overshoot
+        if self._ledger is not None:
+            self._ledger.under_way()
 
     def stop(self) -> None:
         """Halt within one step, from any thread; motion is refused until `release`."""
@@ -226,6 +266,8 @@ class ZAxis(ABC):
     def close(self) -> None:
         """Bring the axis to rest and let go of the device."""
         self.stop()
+        if self._ledger is not None:
+            self._ledger.close()
 
     @abstractmethod
     def _drive(self, steps: int, halt: threading.Event) -> int:
@@ -239,6 +281,8 @@ class ZAxis(ABC):
         low, high = self.limits_um
         if travel is not None:
             return travel.clamp(min(max(z_um, low), high))
+        # Beyond a limit every step back is welcome.
+        low, high = min(low, self.z_um), max(high, self.z_um)
         if not low - _ROUNDING_UM <= z_um <= high + _ROUNDING_UM:
             raise OutOfLimits(f"{z_um:.2f} um is outside this axis's limits {low:.1f} to {high:.1f} um; nothing moved")
         return z_um
@@ -249,8 +293,8 @@ class ZAxis(ABC):
         An axis without trust goes straight: it may move only a little, and its play is unknown anyway.
         """
         per = self.profile.um_per_step
-        floor = math.ceil(self.profile.low_um / per - 1e-9)
-        ceiling = math.floor(self.profile.high_um / per + 1e-9)
+        floor = min(math.ceil(self.profile.low_um / per - 1e-9), self._steps)
+        ceiling = max(math.floor(self.profile.high_um / per + 1e-9), self._steps)
         target = min(max(round(target_um / per), floor), ceiling)
         if self._steps - target >= self._play or not self._trusted:
             visits = [self._steps, target]
@@ -278,11 +322,14 @@ class ZAxis(ABC):
 
     @property
     def _cure(self) -> str:
-        return "home it" if self.profile.homing == "switch" else "use set-zero in the middle of its range"
+        return "use set-zero in the middle of its range" if self.profile.homing == "window" else "home it"
 
     def _check_halt(self) -> None:
         if self._halt.is_set():
-            raise MotionStopped(f"stopped; the axis rests at {self.z_um:.2f} um")
+            lost = (
+                f", but was halted at speed: its position is lost, {self._cure}" if self._trust is Trust.LOST else ""
+            )
+            raise MotionStopped(f"stopped; the axis rests at {self.z_um:.2f} um{lost}")
 
     def _go(self, target: int) -> None:
         self._check_halt()
@@ -298,6 +345,8 @@ class ZAxis(ABC):
     def _run(self, driver: Callable[[], int]) -> None:
         """Let the driver move, to the position in steps that it returns; keep the books of time and play."""
         before = self._steps
+        if self._ledger is not None:
+            self._ledger.under_way()
         self._record()
         self._moving = True
         try:
@@ -315,8 +364,16 @@ class ZAxis(ABC):
             self._rested_s = self._clock.now_s() + self.profile.settle_ms / 1e3
 
     def _settle(self) -> None:
-        self._clock.sleep(self.profile.settle_ms / 1e3)
+        self._clock.sleep(self._rested_s - self._clock.now_s())
         self._rested_s = self._clock.now_s()
+
+    def _note_rest(self) -> None:
+        """Record a position that is worth recording; without a record a restart knows that it does not know."""
+        if self._ledger is None or not self._trusted:
+            return
+        with suppress(AxisError):
+            rest = Rest(self._steps, self._play, self._trust.name)
+            self._ledger.at_rest(self.profile.mechanics_key, rest)
 
     def _record(self) -> None:
         self._past.append((self._clock.now_s(), self.z_um))

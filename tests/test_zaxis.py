@@ -305,13 +305,41 @@ def test_an_axis_without_a_switch_is_set_to_zero_and_not_homed() -> None:
     assert axis.trust is Trust.ZEROED
 
 
-def test_a_hundred_thousand_small_moves_do_not_drift() -> None:
-    axis = homed(backlash_um=0, settle_ms=0, um_per_step=0.05)
+@pytest.mark.parametrize("step_um", [0.05, 0.0488281])
+def test_a_hundred_thousand_small_moves_do_not_drift(step_um: float) -> None:
+    axis = homed(backlash_um=0, settle_ms=0, um_per_step=step_um)
     for _ in range(50_000):
         axis.move_by(0.05)
         axis.move_by(-0.05)
     assert axis.z_um == 0.0
     assert axis.position == 0
+
+
+def test_beyond_a_limit_every_step_back_is_welcome_and_none_farther() -> None:
+    axis = homed(backlash_um=0)
+    axis.move_to(50.0)
+    axis.adopt(axis.profile.model_copy(update={"high_um": 20.0, "homing": "window"}))
+    axis.set_zero()
+    axis._steps = 400
+    with pytest.raises(OutOfLimits):
+        axis.move_by(0.1)
+    assert axis.move_by(-5.0).to_um == pytest.approx(35.0)
+
+
+def test_measured_mechanics_leave_the_zero_of_a_window_where_it_is() -> None:
+    axis = an_axis(homing="window", backlash_um=0)
+    axis.set_zero()
+    axis.move_to(-10.0)
+    axis.adopt(axis.profile.model_copy(update={"um_per_step": 0.11, "direction": -1}))
+    assert axis.z_um == pytest.approx(11.0)
+    axis.move_to(0.0)
+    assert axis.position == 0
+
+
+def test_measured_mechanics_cost_the_trust_of_an_axis_that_was_homed() -> None:
+    axis = homed()
+    axis.adopt(axis.profile.model_copy(update={"um_per_step": 0.11}))
+    assert axis.trust is Trust.LOST
 
 
 def test_limits_in_the_wrong_order_are_refused() -> None:

@@ -1,0 +1,242 @@
+"""The step/direction axis: a stepper driver behind GPIO lines, pulsed by a thread of its own.
+
+Lines by what they do: step and direction, and where there are any enable, fault, and a limit switch at one end or
+both. Steps here are the driver's microsteps. Positive steps have the direction line active; whether that moves the
+objective away from the specimen is the profile's `direction`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from firmware import plugins
+from firmware.clock import Clock
+from firmware.errors import AxisError, LimitReached, MotorFault, ProfileError
+from firmware.motion import Limits, Seconds, train
+from firmware.pins import Pin, Pins
+from firmware.profile import AxisProfile, BoardProfile
+from firmware.pulses import Order, PulseThread, Timing
+from firmware.simulation import World
+from firmware.table import Table
+from firmware.zaxis import ZAxis
+
+_HALTED = "halted"
+_INPUTS = ("fault", "upper_switch", "lower_switch")
+_OUTPUTS = ("step", "direction", "enable")
+_ROOM = 1.2
+
+
+class PinTable(Table):
+    """Which line does what; upper is the end of the travel away from the specimen."""
+
+    step: Pin
+    direction: Pin
+    enable: Pin | None = None
+    fault: Pin | None = None
+    upper_switch: Pin | None = None
+    lower_switch: Pin | None = None
+
+    def among(self, roles: tuple[str, ...]) -> dict[str, Pin]:
+        """Those of these lines that are connected."""
+        return {role: pin for role in roles if (pin := getattr(self, role)) is not None}
+
+
+class StepDirOptions(Table):
+    """How the motor is connected and what it can follow, in um and s of objective travel.
+
+    `start_um_s` is the speed that the motor takes on, and loses, in one step without slipping: a stop at more than
+    that costs the trust. `home_um` is where the home switch closes (the soft limit on its side by default),
+    `home_clear_um` how far the axis backs off from it, `home_slow_um_s` the speed of the second approach, and
+    `home_travel_um` how far away it can be at most (1.2 times the window by default). With `power_off_after_s` the
+    driver loses its power when the axis has rested so long.
+    """
+
+    gpio: str = "gpiozero"
+    chip: str
+    pins: PinTable
+    acceleration_um_s2: float = Field(gt=0)
+    jerk_um_s3: float = Field(gt=0)
+    start_um_s: float = Field(default=0.0, ge=0)
+    pulse_us: float = Field(default=3.0, gt=0, le=1000)
+    turn_us: float = Field(default=20.0, ge=0)
+    wake_ms: float = Field(default=2.0, ge=0)
+    power_off_after_s: float | None = Field(default=None, gt=0)
+    home_switch: Literal["upper_switch", "lower_switch"] = "upper_switch"
+    home_um: float | None = None
+    home_clear_um: float = Field(default=20.0, gt=0)
+    home_slow_um_s: float = Field(default=20.0, gt=0)
+    home_travel_um: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _can_power_off(self) -> StepDirOptions:
+        if self.power_off_after_s is not None and self.pins.enable is None:
+            raise ValueError("power_off_after_s needs the line pins.enable")
+        return self
+
+
+class StepDirAxis(ZAxis):
+    """Counts the pulses that were sent; refuses those that lead into a closed limit switch."""
+
+    def __init__(self, profile: AxisProfile, clock: Clock, options: StepDirOptions, pins: Pins) -> None:
+        super().__init__(profile, clock)
+        self._options = options
+        self._pins = pins
+        self._has = options.pins.among((*_INPUTS, *_OUTPUTS)).keys()
+        self._limits = Limits(profile.speed_um_s, options.acceleration_um_s2, options.jerk_um_s3)
+        self._powered = False
+        self._thread = PulseThread(clock, self._power_off, options.power_off_after_s)
+
+    @property
+    def timing(self) -> Timing:
+        """How well the pulses were timed so far."""
+        return self._thread.timing
+
+    def close(self) -> None:
+        """Stop, cut the motor's power where there is an enable line, and let go of the lines."""
+        super().close()
+        self._thread.close()
+        self._power_off()
+        self._pins.close()
+
+    def _drive(self, steps: int, halt: threading.Event) -> int:
+        order = self._order(steps, self._limits, halt)
+        sign = 1 if steps > 0 else -1
+        try:
+            self._thread.send(order)
+            self._check(order)
+        except BaseException:
+            self._steps += self.profile.direction * sign * order.sent
+            raise
+        if order.why and self._speed_um_s(order) > self._options.start_um_s:
+            self.distrust()
+        return sign * order.sent
+
+    def _seek_home(self, halt: threading.Event) -> int:
+        """Fast to the switch, back off until it opens, slowly to it again, back off and count from there."""
+        low_um, high_um = self.limits_um
+        upper = self._options.home_switch == "upper_switch"
+        away = -1 if upper else 1
+        end_um = self._options.home_um
+        if end_um is None:
+            end_um = high_um if upper else low_um
+        slow = self._limits.slower(self._options.home_slow_um_s)
+        whole_um = self._options.home_travel_um or _ROOM * (high_um - low_um)
+        clear_um = self._options.home_clear_um
+        if not self._closed():
+            self._approach(-away * whole_um, self._limits, halt)
+        self._leave(away * clear_um, halt)
+        self._approach(-away * 2 * clear_um, slow, halt)
+        self._leave(away * clear_um, halt)
+        back_um = end_um + away * clear_um
+        return round(back_um / self.profile.um_per_step)
+
+    def _approach(self, distance_um: float, limits: Limits, halt: threading.Event) -> None:
+        """Towards the switch until it closes."""
+        order = self._thread.send(self._order(self._motor_steps(distance_um), limits, halt))
+        if order.why == self._options.home_switch:
+            return
+        self._check(order)
+        if order.why:
+            return
+        raise AxisError(
+            f"the switch {self._options.home_switch} did not close within {abs(distance_um):.0f} um; check its wires, "
+            "its place, and that the motor turns the right way (`parfocal doctor --board ...` shows the lines)"
+        )
+
+    def _leave(self, distance_um: float, halt: threading.Event) -> None:
+        """Away from the switch, which must have opened at the end."""
+        if halt.is_set():
+            return
+        order = self._thread.send(self._order(self._motor_steps(distance_um), self._limits, halt))
+        self._check(order)
+        if not order.why and self._closed():
+            raise AxisError(
+                f"the switch {self._options.home_switch} is still closed {abs(distance_um):.0f} um away from where it "
+                "closed; it is stuck, wired the other way round (active_low), or home_clear_um is too small"
+            )
+
+    def _order(self, steps: int, limits: Limits, halt: threading.Event) -> Order:
+        """A train of motor steps that ends when all are sent or something is in the way."""
+        away = steps * self.profile.direction > 0
+        ahead = "upper_switch" if away else "lower_switch"
+
+        def prepare() -> None:
+            self._power_on()
+            self._pins.set("direction", steps > 0)
+            self._clock.sleep(self._options.turn_us / 1e6)
+
+        def plan(count: int) -> Seconds:
+            return train(count, self.profile.um_per_step, limits)
+
+        def blocked() -> str:
+            if halt.is_set():
+                return _HALTED
+            if "fault" in self._has and self._pins.get("fault"):
+                return "fault"
+            return ahead if ahead in self._has and self._pins.get(ahead) else ""
+
+        return Order(abs(steps), prepare, plan, self._pulse, blocked)
+
+    def _pulse(self) -> None:
+        self._pins.set("step", True)
+        self._clock.wake_at(self._clock.now_s() + self._options.pulse_us / 1e6)
+        self._pins.set("step", False)
+
+    def _speed_um_s(self, order: Order) -> float:
+        return self.profile.um_per_step / order.interval_s if order.sent else 0.0
+
+    def _motor_steps(self, distance_um: float) -> int:
+        return self.profile.direction * round(distance_um / self.profile.um_per_step)
+
+    def _closed(self) -> bool:
+        return self._pins.get(self._options.home_switch)
+
+    def _check(self, order: Order) -> None:
+        """Raise what ended a train early, unless somebody halted it."""
+        if order.why in ("", _HALTED):
+            return
+        self.distrust()
+        if order.why == "fault":
+            self._power_off()
+            raise MotorFault(
+                "the motor driver's fault line is active (too hot, a short circuit, or no motor supply); its power "
+                f"was cut; mend that, then {self._cure}"
+            )
+        raise LimitReached(
+            f"the {order.why.replace('_', ' ')} is closed; the axis rests and may only move away from it; the "
+            f"position is lost, {self._cure}"
+        )
+
+    def _power_on(self) -> None:
+        if "enable" in self._has and not self._powered:
+            self._pins.set("enable", True)
+            self._clock.sleep(self._options.wake_ms / 1e3)
+        self._powered = True
+
+    def _power_off(self) -> None:
+        if "enable" in self._has and self._powered:
+            self._pins.set("enable", False)
+        self._powered = False
+
+
+def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis:
+    """Open the lines that the board file names.
+
+    Raises:
+        ProfileError: An option is wrong, or no GPIO chip has the label.
+        MissingDriver: The GPIO library is not installed.
+        AxisError: The lines cannot be had.
+    """
+    del world
+    options = StepDirOptions.model_validate(profile.axis.options)
+    if profile.axis.homing == "switch" and getattr(options.pins, options.home_switch) is None:
+        raise ProfileError(
+            f'board {profile.name!r}: homing = "switch" needs the line axis.options.pins.{options.home_switch}; '
+            'connect a switch, or use homing = "window"'
+        )
+    library = plugins.load("firmware.gpio", options.gpio)
+    pins: Pins = library.open_pins(options.chip, options.pins.among(_OUTPUTS), options.pins.among(_INPUTS))
+    return StepDirAxis(profile.axis, clock, options, pins)

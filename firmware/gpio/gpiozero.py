@@ -1,0 +1,116 @@
+"""Lines through gpiozero: any pin factory that was chosen, else lgpio on the chip with the board's label."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from firmware.errors import MissingDriver
+from firmware.pins import Pin, Pins, no_such_chip, refused
+
+DEVICES = Path("/dev")
+_PULLS = {"up": True, "down": False, "none": None}
+
+
+def missing() -> str:
+    """What is to be installed, or ""."""
+    if importlib.util.find_spec("gpiozero") is None:
+        return "gpiozero is not installed; pip install 'parfocal[rpi]', or apt install python3-gpiozero"
+    if importlib.util.find_spec("lgpio") is None and "GPIOZERO_PIN_FACTORY" not in os.environ:
+        return "lgpio is not installed; pip install 'parfocal[rpi]', or apt install python3-lgpio on Python 3.13"
+    return ""
+
+
+class ZeroPins(Pins):
+    """One gpiozero device a line; voltages are read and written as they are, `active_low` is minded here."""
+
+    def __init__(self, devices: Mapping[str, Any], low: Mapping[str, bool], own: Any) -> None:
+        self._devices = dict(devices)
+        self._low = low
+        self._own = own
+
+    def set(self, role: str, active: bool) -> None:
+        """Drive an output."""
+        self._devices[role].pin.state = active != self._low[role]
+
+    def get(self, role: str) -> bool:
+        """Read an input."""
+        return bool(self._devices[role].pin.state) != self._low[role]
+
+    def close(self) -> None:
+        """Let go of the lines, and of the factory if it was opened for them; safe to call twice."""
+        for device in self._devices.values():
+            device.close()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+
+def open_pins(chip: str, outputs: Mapping[str, Pin], inputs: Mapping[str, Pin]) -> Pins:
+    """Take lines from gpiozero's factory if one was set or named in GPIOZERO_PIN_FACTORY, else from lgpio.
+
+    Raises:
+        MissingDriver: gpiozero or lgpio is not installed, or gpiozero is too old.
+        ProfileError: No chip has this label.
+        AxisError: The system refuses the lines, or another program holds one.
+    """
+    try:
+        from gpiozero import Device, InputDevice, OutputDevice
+        from gpiozero.exc import GPIOZeroError
+    except ImportError as error:
+        raise MissingDriver(missing() or f"gpiozero cannot be imported: {error}") from error
+
+    chosen = Device.pin_factory is not None or "GPIOZERO_PIN_FACTORY" in os.environ
+    factory = None if chosen else _lgpio(chip)
+    devices: dict[str, Any] = {}
+    low = {role: pin.active_low for role, pin in (*outputs.items(), *inputs.items())}
+    try:
+        for role, pin in outputs.items():
+            devices[role] = OutputDevice(pin.line, active_high=not pin.active_low, pin_factory=factory)
+        for role, pin in inputs.items():
+            pull = _PULLS[pin.pull]
+            state = True if pull is None else None
+            devices[role] = InputDevice(pin.line, pull_up=pull, active_state=state, pin_factory=factory)
+    except (GPIOZeroError, OSError, RuntimeError, ValueError) as error:
+        ZeroPins(devices, low, factory).close()
+        raise refused(chip, error) from error
+    return ZeroPins(devices, low, factory)
+
+
+def _lgpio(label: str) -> Any:
+    """A factory on the chip with a label."""
+    if missing():
+        raise MissingDriver(missing())
+    import lgpio
+    from gpiozero.pins.lgpio import LGPIOFactory
+
+    number = _number(lgpio, label)
+    try:
+        factory = LGPIOFactory(chip=number)
+    except (OSError, lgpio.error) as error:
+        raise refused(label, error) from error
+    if factory.chip != number:
+        factory.close()
+        raise MissingDriver("this gpiozero takes the wrong GPIO chip; pip install --upgrade 'gpiozero>=2.0.1.post3'")
+    return factory
+
+
+def _number(lgpio: Any, label: str) -> int:
+    """The number of the chip with a label, at this boot."""
+    found = []
+    for path in sorted(DEVICES.glob("gpiochip*")):
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise refused(label, PermissionError(f"no permission to open {path}"))
+        number = int(path.name.removeprefix("gpiochip"))
+        try:
+            handle = lgpio.gpiochip_open(number)
+        except lgpio.error:
+            continue
+        found.append(lgpio.gpio_get_chip_info(handle)[3])
+        lgpio.gpiochip_close(handle)
+        if found[-1] == label:
+            return number
+    raise no_such_chip(label, found)

@@ -1,0 +1,175 @@
+"""PulseThread: sends step trains from a thread of its own, and measures when the pulses really happened.
+
+A pulse that comes late shifts all that follow it: no step is lost, doubled or hurried, the move takes longer. One
+that comes so late that the motor has slowed down meanwhile begins a new ramp from rest for the steps that are left.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from firmware.clock import Clock
+from firmware.motion import Seconds
+
+Plan = Callable[[int], Seconds]
+"""Times of so many pulses, from rest to rest: (n,) s."""
+
+_PRIORITY = 50
+_LATE_S = 100e-6
+_SLOWED_S = 1e-3
+# Another thread that computes in Python gives way after this long, instead of 5 ms.
+_SWITCH_S = 100e-6
+
+
+@dataclass
+class Timing:
+    """How well pulses were timed: `late` came more than 100 us after they were due, `ramped_again` were restarts."""
+
+    pulses: int = 0
+    late: int = 0
+    worst_s: float = 0.0
+    sum_s: float = 0.0
+    ramped_again: int = 0
+    realtime: bool = False
+
+    @property
+    def mean_s(self) -> float:
+        """How late a pulse was on average."""
+        return self.sum_s / max(self.pulses, 1)
+
+    def note(self, late_s: float) -> None:
+        """Count one pulse."""
+        self.pulses += 1
+        self.sum_s += late_s
+        self.late += late_s > _LATE_S
+        self.worst_s = max(self.worst_s, late_s)
+
+    def since(self, before: Timing) -> Timing:
+        """What has been counted since an earlier copy; the worst pulse is that of all."""
+        return Timing(
+            self.pulses - before.pulses,
+            self.late - before.late,
+            self.worst_s,
+            self.sum_s - before.sum_s,
+            self.ramped_again - before.ramped_again,
+            self.realtime,
+        )
+
+
+@dataclass
+class Order:
+    """A train to send: how many pulses, what comes before them, when they come, what sends one, what ends them early.
+
+    `blocked` is asked before every pulse; any word from it ends the train before that pulse. All four are called
+    from the thread that sends.
+    """
+
+    count: int
+    prepare: Callable[[], None]
+    plan: Plan
+    pulse: Callable[[], None]
+    blocked: Callable[[], str]
+    sent: int = 0
+    why: str = ""
+    interval_s: float = 0.0
+    failure: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class PulseThread:
+    """One motor's thread. `timing` adds up over all trains; close it to end the thread.
+
+    After `idle_s` without a train it calls `idle`, from this thread; in seconds of the machine, not of the clock.
+    """
+
+    def __init__(self, clock: Clock, idle: Callable[[], None] = lambda: None, idle_s: float | None = None) -> None:
+        self.timing = Timing()
+        self._clock = clock
+        self._idle, self._idle_s = idle, idle_s
+        self._wake = threading.Condition()
+        self._order: Order | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="parfocal-pulses", daemon=True)
+        self._thread.start()
+
+    def send(self, order: Order) -> Order:
+        """Send a train and wait for its end; `sent` says how many pulses there were, `why` what ended it early.
+
+        Raises:
+            Exception: Whatever the pulse or the question raised; `order.sent` is right nevertheless.
+        """
+        with self._wake:
+            self._order = order
+            self._wake.notify()
+        order.done.wait()
+        if order.failure is not None:
+            raise order.failure
+        return order
+
+    def close(self) -> None:
+        """End the thread; safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        self.timing.realtime = _realtime()
+        while True:
+            with self._wake:
+                if not self._wake.wait_for(lambda: self._order or self._closing, self._idle_s):
+                    self._idle()
+                    self._wake.wait_for(lambda: self._order or self._closing)
+                order, self._order = self._order, None
+            if order is None:
+                return
+            patience_s = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_S)
+            try:
+                self._send(order)
+            except BaseException as error:  # noqa: BLE001 - who waits must hear of it
+                order.failure = error
+            finally:
+                sys.setswitchinterval(patience_s)
+                order.done.set()
+
+    def _send(self, order: Order) -> None:
+        """Ramp, and ramp again after a pause that slowed the motor down, until all pulses are sent."""
+        ramps = 0
+        order.prepare()
+        while order.sent < order.count and not order.why:
+            self.timing.ramped_again += ramps > 0
+            ramps += 1
+            self._ramp(order, order.plan(order.count - order.sent))
+
+    def _ramp(self, order: Order, times_s: Seconds) -> None:
+        """One train from rest; returns early where it is blocked, or where a pulse came too late to go on at speed."""
+        due_s, before_s = self._clock.now_s(), 0.0
+        for time_s in times_s.tolist():
+            order.interval_s = time_s - before_s
+            before_s = time_s
+            due_s += order.interval_s
+            self._clock.wake_at(due_s)
+            order.why = order.blocked()
+            if order.why:
+                return
+            late_s = max(self._clock.now_s() - due_s, 0.0)
+            order.pulse()
+            order.sent += 1
+            self.timing.note(late_s)
+            due_s += late_s
+            if late_s > max(_SLOWED_S, order.interval_s):
+                return
+
+
+def _realtime() -> bool:
+    """Ask for real-time priority and exact timers for the calling thread; whether the system allows the first."""
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+        return True
+    return False
