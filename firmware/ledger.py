@@ -118,7 +118,7 @@ class Ledger:
         """Where the axis came to rest last; None if that is not known."""
         line, _, _ = self._disk.read().partition(b"\n")
         sum_, _, text = line.partition(b" ")
-        if sum_ != b"%08x" % zlib.crc32(text):
+        if not text or sum_ != b"%08x" % zlib.crc32(text):
             return None
         found = json.loads(text)
         if (found.pop("version"), found.pop("axis")) != (_VERSION, axis) or "steps" not in found:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from firmware.camera import Camera
 from firmware.clock import Clock, SystemClock
 from firmware.errors import ProfileError
 from firmware.frames import Frame, FrameOptics
+from firmware.ledger import open_ledger
 from firmware.profile import BoardProfile, Objective
 from firmware.simulation import World
 from firmware.table import explain
@@ -94,8 +96,13 @@ class Microscope:
         self.close()
 
 
-def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Microscope:
+def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Path | None = None) -> Microscope:
     """Open what a board file describes, and home the axis where the file asks for it.
+
+    Args:
+        profile: The board.
+        clock: The board's time; the machine's own by default.
+        state: The folder in which the axis records where it rests, so that a restart knows; None for no record.
 
     Raises:
         FirmwareError: A driver is unknown, its library is missing, or the device does not answer.
@@ -104,16 +111,19 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None) -> Micros
     world = World(profile, clock) if profile.simulation is not None else None
     axes = plugins.load("firmware.axes", profile.axis.driver)
     cameras = plugins.load("firmware.cameras", profile.camera.driver)
-    with _options_of(profile, "axis"):
-        axis: ZAxis = axes.open_axis(profile, clock, world)
-    try:
+    with ExitStack() as opened:
+        with _options_of(profile, "axis"):
+            axis: ZAxis = axes.open_axis(profile, clock, world)
+        opened.callback(axis.close)
+        ledger = open_ledger(state / f"{profile.name}.axis") if state is not None else None
+        if ledger is not None:
+            axis.remember(ledger)
         with _options_of(profile, "camera"):
             camera: Camera = cameras.open_camera(profile, clock, world)
-        if profile.axis.home_at_start or profile.axis.homing == "device":
+        opened.callback(camera.close)
+        if profile.axis.homing == "device" or (profile.axis.home_at_start and not axis.trusted):
             axis.home()
-    except BaseException:
-        axis.close()
-        raise
+        opened.pop_all()
     return Microscope(profile, camera, axis, clock, profile.objective[0], world)
 
 

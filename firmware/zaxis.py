@@ -132,6 +132,11 @@ class ZAxis(ABC):
         return self._trust
 
     @property
+    def trusted(self) -> bool:
+        """Whether it may move far."""
+        return self._trust in (Trust.HOMED, Trust.ZEROED)
+
+    @property
     def moving(self) -> bool:
         """Whether steps are being sent right now."""
         return self._moving
@@ -249,7 +254,7 @@ class ZAxis(ABC):
         Raises:
             AxisError: The ledger cannot be written.
         """
-        if self._trusted:
+        if self.trusted:
             self._blind_um = 0.0
         self._trust, self._play = Trust.LOST, self._overshoot
         if self._ledger is not None:
@@ -296,7 +301,7 @@ class ZAxis(ABC):
         floor = min(math.ceil(self.profile.low_um / per - 1e-9), self._steps)
         ceiling = max(math.floor(self.profile.high_um / per + 1e-9), self._steps)
         target = min(max(round(target_um / per), floor), ceiling)
-        if self._steps - target >= self._play or not self._trusted:
+        if self._steps - target >= self._play or not self.trusted:
             visits = [self._steps, target]
         else:
             visits = [self._steps, min(target + self._overshoot, ceiling), target]
@@ -308,12 +313,8 @@ class ZAxis(ABC):
             path, at = path + abs(leg - at), leg
         return path * self.profile.um_per_step
 
-    @property
-    def _trusted(self) -> bool:
-        return self._trust in (Trust.HOMED, Trust.ZEROED)
-
     def _check_trust(self, distance_um: float) -> None:
-        if not self._trusted and self._blind_um + distance_um > self.profile.blind_um:
+        if not self.trusted and self._blind_um + distance_um > self.profile.blind_um:
             raise NotTrusted(
                 f"the axis does not know where it is ({self._trust.value}) and may move only "
                 f"{self.profile.blind_um:.1f} um in all, of which {max(self._blind_um, 0.0):.1f} are used; "
@@ -352,9 +353,9 @@ class ZAxis(ABC):
         try:
             self._steps = driver()
             self._play = min(max(self._play + self._steps - before, 0), self._overshoot)
-        except Exception as error:
+        except BaseException as error:
             self.distrust()
-            if isinstance(error, FirmwareError):
+            if isinstance(error, FirmwareError) or not isinstance(error, Exception):
                 raise
             what = f"the axis driver {self.profile.driver!r} failed: {error}"
             raise AxisError(f"{what}; the position is lost, {self._cure}") from error
@@ -369,7 +370,7 @@ class ZAxis(ABC):
 
     def _note_rest(self) -> None:
         """Record a position that is worth recording; without a record a restart knows that it does not know."""
-        if self._ledger is None or not self._trusted:
+        if self._ledger is None or not self.trusted:
             return
         with suppress(AxisError):
             rest = Rest(self._steps, self._play, self._trust.name)

@@ -368,3 +368,15 @@ def test_frames_after_set_zero_know_the_new_zero() -> None:
     axis.set_zero()
     assert axis.z_at(axis._clock.now_s()) == 0.0
     assert axis.at_rest_since_s == axis._clock.now_s()
+
+
+def test_an_interrupted_driver_costs_the_trust_too() -> None:
+    axis = homed()
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    axis.clock.sleep = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        axis.move_to(-20.0)
+    assert axis.trust is Trust.LOST
