@@ -16,7 +16,7 @@ from firmware.clock import Clock, SystemClock
 from firmware.errors import ProfileError
 from firmware.frames import Frame, FrameOptics
 from firmware.ledger import open_ledger
-from firmware.profile import BoardProfile, Objective
+from firmware.profile import AxisProfile, BoardProfile, Objective
 from firmware.simulation import World
 from firmware.table import explain
 from firmware.zaxis import Travel, ZAxis
@@ -81,6 +81,11 @@ class Microscope:
         if difference_um:
             self.axis.move_by(difference_um)
         return difference_um
+
+    def adopt(self, axis: AxisProfile) -> None:
+        """Go by other mechanics of the axis from now on. Raises as `ZAxis.adopt`."""
+        self.profile = self.profile.model_copy(update={"axis": axis})
+        self.axis.adopt(axis)
 
     def close(self) -> None:
         """Leave the hardware at rest."""

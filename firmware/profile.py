@@ -101,7 +101,8 @@ class AxisProfile(Table):
     `backlash_um` is what the final approach takes out, always towards the specimen, so that the overshoot
     goes away from it. An axis that does not know where it is may move `blind_um` in all.
     `holds_without_power` says that the stage stays where it is while the motor has no power (a screw that locks
-    itself, and no hand on it), so that a position may be believed after a restart.
+    itself, and no hand on it), so that a position may be believed after a restart. `nominal_um_per_step` is what the
+    board file said of a step before it was measured; only a device that is sent micrometres needs it.
     """
 
     driver: str
@@ -116,7 +117,13 @@ class AxisProfile(Table):
     speed_um_s: float = Field(default=400.0, gt=0)
     blind_um: float = Field(default=5.0, gt=0)
     holds_without_power: bool = False
+    nominal_um_per_step: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = Field(default={})
+
+    @property
+    def um_per_step_sent(self) -> float:
+        """What a step is in the micrometres of a device that counts in its own."""
+        return self.nominal_um_per_step or self.um_per_step
 
     @property
     def mechanics_key(self) -> str:

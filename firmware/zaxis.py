@@ -127,6 +127,11 @@ class ZAxis(ABC):
         return self._steps * self.profile.um_per_step
 
     @property
+    def motor_steps(self) -> int:
+        """The motor's own count, from the axis's zero: positive where it turns forwards."""
+        return self.profile.direction * self._steps
+
+    @property
     def trust(self) -> Trust:
         """Whether that belief is worth something."""
         return self._trust
@@ -218,6 +223,24 @@ class ZAxis(ABC):
     def move_by(self, dz_um: float, travel: Travel | None = None) -> Move:
         """Move by a distance; positive is away from the specimen. Raises as `move_to`."""
         return self.move_to(self.z_um + dz_um, travel)
+
+    def step_to(self, steps: int, travel: Travel) -> None:
+        """Send the motor straight to a count of its own steps, play left in: for who measures the mechanics.
+
+        Motor steps count from the axis's zero. The job's travel takes the place of the blind budget, so that an
+        axis whose direction is not known yet can be measured; it must be a small one.
+
+        Raises:
+            OutOfLimits: That lies outside the travel; nothing moved.
+            TravelSpent, MotionStopped, AxisError: As `move_to`.
+        """
+        target = self.profile.direction * steps
+        z_um = target * self.profile.um_per_step
+        if not travel.low_um - _ROUNDING_UM <= z_um <= travel.high_um + _ROUNDING_UM:
+            raise OutOfLimits(f"{z_um:.2f} um is outside this job's {travel.low_um:.1f} to {travel.high_um:.1f} um")
+        self._check_halt()
+        travel.spend(abs(target - self._steps) * self.profile.um_per_step)
+        self._visit(z_um, [target] if target != self._steps else [])
 
     def home(self) -> None:
         """Find the limit switch and trust the position again.

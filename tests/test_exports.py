@@ -35,9 +35,8 @@ def test_the_errors_of_a_package_are_one_tree(module: str, root: str) -> None:
 
 
 LEAVES = [name for module in MODULES for name, kind in errors_of(module).items() if not kind.__subclasses__()]
-AWAITED = {"MissingDriver": pytest.mark.xfail(reason="the first driver for real hardware will raise it", strict=False)}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=AWAITED.get(name, ())) for name in LEAVES])
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_error_is_raised_somewhere(name: str) -> None:
     assert any(re.search(rf"\b{name}\(|raise {name}\b", text) for text in SOURCES)

@@ -22,6 +22,7 @@ from model_export.recipe import load_recipe, recipe_names
 FOLDERS = (
     "firmware.cameras",
     "firmware.axes",
+    "firmware.gpio",
     "edge_app.runtimes",
     "edge_app.tasks",
     "edge_app.strategies",
@@ -81,6 +82,13 @@ def test_every_axis_driver_opens_an_axis(plugin: str) -> None:
     assert module.__doc__
     assert list(inspect.signature(module.open_axis).parameters) == ["profile", "clock", "world"]
     assert module.open_axis.__annotations__["return"] in ("ZAxis", ZAxis)
+
+
+@each("firmware.gpio")
+def test_every_gpio_library_says_what_is_missing_and_opens_pins(plugin: str) -> None:
+    module = plugins.load("firmware.gpio", plugin)
+    assert isinstance(module.missing(), str)
+    assert list(inspect.signature(module.open_pins).parameters) == ["chip", "outputs", "inputs"]
 
 
 @pytest.mark.parametrize(("folder", "opener"), [("cameras", "open_camera"), ("axes", "open_axis")])
