@@ -149,7 +149,7 @@ class Input(_Table):
 
 
 class Training(_Table):
-    """Where the model comes from."""
+    """Where the model comes from; `stage` is the board whose own z labelled its frames, empty for simulated light."""
 
     recipe: str
     recipe_sha256: str
@@ -160,6 +160,7 @@ class Training(_Table):
     data_duration_s: float = 0.0
     device: str
     versions: dict[str, str]
+    stage: str = ""
 
 
 class CalibrationTable(_Table):

@@ -22,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+calibrations = typer.Typer(help="Measure the board itself.", no_args_is_help=True)
+app.add_typer(calibrations, name="calibrate")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
 At = Annotated[str, typer.Option(metavar="HOST:PORT", help="Ask this server instead of opening a board.")]
 Board = Annotated[str | None, typer.Option(help="A board by name, or a TOML file.")]
@@ -29,6 +32,7 @@ Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.")]
 Bundle = Annotated[str | None, typer.Option(help="factory (the one that fits), its name, a .parfocal file, or none.")]
 Runtime = Annotated[str | None, typer.Option(help="An inference runtime; the fastest here by default.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of a simulated board.")]
+State = Annotated[Path | None, typer.Option(help="Folder for what a board remembers.")]
 Strategy = Annotated[str, typer.Option(help="A focus strategy; the board's own by default.")]
 
 
@@ -44,6 +48,7 @@ def serve(
     bundle: Bundle = None,
     runtime: Runtime = None,
     seed: Seed = None,
+    state: State = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +56,9 @@ def serve(
     from edge_app import server
     from edge_app.config import read_settings
 
-    settings = read_settings(config, board=board, listen=listen, bundle=bundle, runtime=runtime, seed=seed)
+    settings = read_settings(
+        config, board=board, listen=listen, bundle=bundle, runtime=runtime, seed=seed, state=state
+    )
 
     def ready(address: str) -> None:
         said = {"address": address, "board": settings.board, "bundle": settings.bundle}
@@ -144,6 +151,30 @@ def set_zero(at: At = "", config: Config = None, as_json: Json = False) -> None:
     with _server(at, config) as client:
         reply = client.set_zero()
     console.show(verbs.fields(reply), as_json, lambda out: out.print(f"zero is here, at {reply.z_um:.2f} um"))
+
+
+@calibrations.command("mechanics")
+def calibrate_mechanics(
+    at: At = "",
+    board: Board = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the result, neither go by it nor keep it.")] = False,
+    bundle: Bundle = None,
+    seed: Seed = None,
+    state: State = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Measure which way the motor turns, its backlash and its step; exit 0 if the scan was conclusive."""
+    from edge_app import verbs
+
+    folder = None if state is None else str(state)
+    with (
+        _connected(at, config, board=board, bundle=bundle, seed=seed, state=folder) as client,
+        console.progress() as progress,
+    ):
+        result = verbs.calibrate(client, dry_run, progress)
+    console.show(verbs.mechanics_fields(result), as_json, lambda out: out.print(verbs.mechanics_lines(result)))
+    raise typer.Exit(0 if result.HasField("mechanics") else 1)
 
 
 @app.command()
@@ -248,10 +279,25 @@ def bench(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine has and what to install; exit 0 if the simulated board works."""
+def doctor(
+    board: Board = None,
+    bundle: Bundle = None,
+    no_move: Annotated[bool, typer.Option("--no-move", help="Leave the axis at rest.")] = False,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine has and what to install; with --board, examine that board. Exit 0 if it works."""
     from edge_app import doctor as doctors
 
+    if board is not None:
+        from edge_app import board_doctor
+        from edge_app.config import read_settings
+
+        found = board_doctor.examine(read_settings(board=board, bundle=bundle, state=state), move=not no_move)
+        console.show(found, as_json, lambda out: board_doctor.print_table(found, out))
+        raise typer.Exit(0 if found["works"] else 1)
+    if bundle or no_move or state:
+        raise typer.BadParameter("--bundle, --no-move and --state go with --board.")
     result = doctors.examine()
     console.show(result, as_json, lambda out: doctors.print_table(result, out))
     raise typer.Exit(0 if result["simulated_board_works"] else 1)

@@ -28,8 +28,8 @@ _OPTIONS = (
 class Client:
     """A connection to one appliance; close it, or use it in a with-block.
 
-    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, which may be stopped
-    instead.
+    Every verb gives the reply message. `timeout_s` bounds each call but `focus` and
+    `calibrate_mechanics`, which may be stopped instead.
 
     Raises, from every verb:
         FirmwareError, AppError: What the server raised.
@@ -112,6 +112,15 @@ class Client:
         """Declare the present position to be zero."""
         with self._named():
             return self._microscope.SetZero(microscope.SetZeroRequest(), timeout=self._timeout_s)
+
+    def calibrate_mechanics(self, dry_run: bool = False) -> Iterator[microscope.CalibrateMechanicsEvent]:
+        """Measure the axis, and give each look as it is taken, then the result; leaving the loop stops the job."""
+        with self._named():
+            call = self._microscope.CalibrateMechanics(microscope.CalibrateMechanicsRequest(dry_run=dry_run))
+            try:
+                yield from call
+            finally:
+                call.cancel()
 
     def select_objective(self, name: str) -> microscope.SelectObjectiveReply:
         """Say which objective is in the light path."""

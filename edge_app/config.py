@@ -23,7 +23,9 @@ class Settings(BaseSettings):
 
     `bundle` is "factory" (the one for the board's camera and objective), a factory bundle by its own name, a
     path, or "none" to serve without a model. An empty `runtime` is the fastest one here, an empty `strategy` the
-    board's own, `threads` 0 one per core. `seed` replaces the simulation's.
+    board's own, `threads` 0 one per core. `seed` replaces the simulation's. `state` is the folder for what a board
+    must remember: where its axis rests, and its measured mechanics; a simulated board remembers its mechanics only
+    where a folder is named.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -34,6 +36,7 @@ class Settings(BaseSettings):
     runtime: str = ""
     threads: int = Field(default=0, ge=0, le=256)
     strategy: str = ""
+    state: Path | None = None
     seed: int | None = Field(default=None, ge=0)
 
     @field_validator("listen")
@@ -84,6 +87,13 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     except (OSError, ValueError) as error:
         raise BadSettings(f"cannot read {path}: {error}") from error
     return Settings.model_construct(**found.model_dump())
+
+
+def state_folder() -> Path:
+    """Where a real board keeps its state unless told otherwise: systemd's folder, else the user's own."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(given) if given else Path(home) / "parfocal"
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

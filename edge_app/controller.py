@@ -15,17 +15,23 @@ from typing import Protocol
 from edge_app.errors import RuntimeFailed, UnknownStrategy
 from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
 from edge_app.linear import rgb8
+from edge_app.measured import Memory
 from edge_app.measures import sharpness
 from edge_app.model import Model, ModelSource
+from edge_app.passages import passage_of, returned_by
 from edge_app.patches import MIN_CONTRAST, PATCH_PX, PatchGrid, RegionOfInterest, chosen, content
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
+from edge_app.watch import Finding, Kind, MoveWatch, Suspicion
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
 from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
+from firmware.zaxis import Move, Travel
 
 STRATEGIES = "edge_app.strategies"
 _SAME = 1.3
+# A way that is made again costs two more of its kind, play included.
+_WAYS = 4
 _STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
@@ -49,7 +55,10 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a focus job ended. `verdict` is that of the look that decided; positions in um."""
+    """How a focus job ended. `verdict` is that of the look that decided; positions in um.
+
+    `findings` are the faults of the motion that its moves brought to light.
+    """
 
     ending: Ending
     verdict: Verdict
@@ -61,6 +70,7 @@ class Outcome:
     duration_s: float
     strategy: str
     last: DefocusEstimate | None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass
@@ -70,7 +80,9 @@ class _Job:
     began_s: float
     roi: RegionOfInterest | None
     seen: list[Observation] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     moves: int = 0
+    last_dz_um: float = 0.0
 
 
 class StrategyModule(Protocol):
@@ -90,12 +102,21 @@ OnLook = Callable[[int, Look, MoveTo | Settled | GiveUp], None]
 class Controller:
     """One microscope, at most one model, and the order in which things happen.
 
-    With a `source` the model is looked for again when another objective is in place.
+    With a `source` the model is looked for again when another objective is in place. `memory` is what the board
+    measured of itself.
     """
 
-    def __init__(self, microscope: Microscope, model: Model | None, source: ModelSource | None = None) -> None:
+    def __init__(
+        self,
+        microscope: Microscope,
+        model: Model | None,
+        source: ModelSource | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.microscope = microscope
         self.model = model
+        self.memory = memory or Memory(microscope.profile, None)
+        self.watch = MoveWatch()
         self._source = source
 
     def select_objective(self, name: str) -> float:
@@ -151,7 +172,7 @@ class Controller:
             sharp = sharpness(rgb, grid)
         estimate = None
         if ask:
-            model = self._needed_model()
+            model = self.needed_model()
             estimate = self._refusal(frame, grid) or screen(seen, grid)
             if estimate is None:
                 with watch("cut"):
@@ -187,17 +208,19 @@ class Controller:
         travel = self.microscope.job_travel()
 
         try:
-            axis.move_to(job.start_um, travel)
-            look = self._looked(job, module.NEEDS_MODEL)
-            plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
-            decision = _decide(plan, look.seen, first=True)
-            while isinstance(decision, MoveTo):
-                on_look(len(job.seen), look, decision)
-                axis.move_to(decision.z_um, travel)
-                job.moves += 1
+            with self.microscope.camera.held():
+                axis.move_to(job.start_um, travel)
                 look = self._looked(job, module.NEEDS_MODEL)
-                decision = _decide(plan, look.seen)
-            on_look(len(job.seen), look, decision)
+                plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
+                decision = _decide(plan, look.seen, first=True)
+                while isinstance(decision, MoveTo):
+                    on_look(len(job.seen), look, decision)
+                    move = axis.move_to(decision.z_um, travel)
+                    job.moves += 1
+                    after = self._looked(job, module.NEEDS_MODEL)
+                    look = self._watched(job, look, move, after, travel, on_look)
+                    decision = _decide(plan, look.seen)
+                on_look(len(job.seen), look, decision)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:
@@ -206,6 +229,34 @@ class Controller:
             self._retreat(job)
             raise
         return self._conclude(job, decision)
+
+    def _watched(self, job: _Job, before: Look, move: Move, after: Look, travel: Travel, on_look: OnLook) -> Look:
+        """Compare what was seen of a move with what was commanded; a suspicion drives back and looks again.
+
+        Gives the look to decide on: `after`, or, where the way was made again, the one at its end.
+        """
+        passage = passage_of(before.seen, move, after.seen, job.last_dz_um)
+        job.last_dz_um = move.to_um - move.from_um
+        noted = self.watch.note(passage) if passage is not None else None
+        if isinstance(noted, Finding):
+            job.findings.append(noted)
+        if not isinstance(noted, Suspicion) or travel.path_um < _WAYS * abs(job.last_dz_um):
+            return after
+        why = f"the move seems to have ended {noted.loss_um:.2f} um short; back to see whether steps were lost"
+        returned = self._gone(job, after, MoveTo(move.from_um, why), travel, on_look)
+        apart = returned_by(before.seen, returned.seen)
+        found = self.watch.confirm(noted, *apart) if apart is not None else None
+        why = found.sentence if found is not None else "no steps were lost"
+        if found is not None:
+            job.findings.append(found)
+        return self._gone(job, returned, MoveTo(move.to_um, f"{why}; on again"), travel, on_look)
+
+    def _gone(self, job: _Job, look: Look, decision: MoveTo, travel: Travel, on_look: OnLook) -> Look:
+        """Make a move that the watch asks for, and look."""
+        on_look(len(job.seen), look, decision)
+        self.microscope.axis.move_to(decision.z_um, travel)
+        job.moves += 1
+        return self._looked(job, ask=True)
 
     def _looked(self, job: _Job, ask: bool, as_if_asked: bool = False) -> Look:
         """A look of a job; the job keeps what was seen, not the frame."""
@@ -251,6 +302,8 @@ class Controller:
             self.microscope.axis.go_back(job.start_um)
 
     def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
+        if any(found.kind is Kind.LOST_STEPS for found in job.findings):
+            self.microscope.axis.distrust()
         return Outcome(
             ending=ending,
             verdict=verdict,
@@ -262,12 +315,13 @@ class Controller:
             duration_s=self.microscope.clock.now_s() - job.began_s,
             strategy=job.strategy,
             last=job.seen[-1].estimate if job.seen else None,
+            findings=tuple(job.findings),
         )
 
     def _refusal(self, frame: Frame, grid: PatchGrid) -> DefocusEstimate | None:
         if not frame.fresh:
             return refuse(Verdict.STALE_FRAME, _STALE, grid)
-        return self._needed_model().refuses(frame.optics, grid)
+        return self.needed_model().refuses(frame.optics, grid)
 
     def _fitting(self, optics: FrameOptics) -> Model | None:
         """The model, if its passport accepts these optics."""
@@ -275,7 +329,12 @@ class Controller:
             return None
         return self.model
 
-    def _needed_model(self) -> Model:
+    def needed_model(self) -> Model:
+        """The model.
+
+        Raises:
+            RuntimeFailed: There is none.
+        """
         if self.model is None:
             raise RuntimeFailed("no model is loaded; start with --bundle factory, or use --strategy sweep")
         return self.model

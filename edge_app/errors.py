@@ -33,6 +33,14 @@ class BundleNotFound(BundleError):
     """No bundle of that name."""
 
 
+class UnfitRuler(BundleError):
+    """A bundle that was tuned on this stage's own z cannot measure that stage."""
+
+
+class StateUnusable(AppError):
+    """What the board remembers cannot be read or written: a full disk, a damaged file, a folder of somebody else."""
+
+
 class RuntimeFailed(AppError):
     """An inference runtime is missing or refused the model."""
 

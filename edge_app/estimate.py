@@ -186,11 +186,14 @@ def places_of(informative: Mask, grid: PatchGrid) -> Floats:
     return np.asarray(np.stack([across, down], axis=1) / half, np.float32)
 
 
-def centre_of(values: Floats, weights: Floats, places: Floats, soft: float) -> tuple[float, NDArray[np.float64]]:
+def centre_of(
+    values: Floats, weights: Floats, places: Floats, soft: float, held: float = _LEVEL
+) -> tuple[float, NDArray[np.float64]]:
     """The level in the middle and the slopes (2,) of the plane through the values with the least absolute error.
 
     Iteratively reweighted least squares, the absolute error being soft within `soft`. The slopes are held towards
-    zero, the more so the less of the grid the patches cover; with six patches or fewer the plane is level.
+    zero, by `held` and the more so the less of the grid the patches cover; with six patches or fewer the plane is
+    level.
     """
     level, slopes = weighted_median(values, weights), np.zeros(2)
     if len(values) <= _FEW:
@@ -199,8 +202,8 @@ def centre_of(values: Floats, weights: Floats, places: Floats, soft: float) -> t
     for _ in range(_ROUNDS):
         pull = weights / np.maximum(np.abs(values - level - places @ slopes), soft)
         normal = (design * pull[:, None]).T @ design
-        normal[1, 1] += _LEVEL * pull.sum()
-        normal[2, 2] += _LEVEL * pull.sum()
+        normal[1, 1] += held * pull.sum()
+        normal[2, 2] += held * pull.sum()
         level, *tilt = np.linalg.solve(normal, design.T @ (pull * values)).tolist()
         slopes = np.asarray(tilt)
     return float(level), slopes

@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_app.appliance import Appliance
-from edge_app.config import Settings
+from edge_app.config import Settings, state_folder
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import AddressInUse, BadSettings
+from edge_app.measured import Memory
 from edge_app.model import ModelSource
 from edge_app.services import FocusService, MicroscopeService, ModelService, SimulationService
 from edge_app.statuses import status_of
@@ -52,15 +53,18 @@ def assemble(settings: Settings, clock: Clock | None = None) -> Appliance:
     """Open the model and the board that the settings name.
 
     Raises:
-        AppError: The strategy, the bundle or the runtime cannot be had.
+        AppError: The strategy, the bundle or the runtime cannot be had, or the board's memory cannot be read.
         FirmwareError: The board file is wrong or a device does not answer.
     """
-    profile = _profile(settings)
+    memory = _memory(_profile(settings), settings)
+    profile = memory.profile
+    # A simulated stage begins anew with every process, so nothing is to be remembered of where it was.
+    state = memory.folder if profile.simulation is None else None
     if settings.bundle == NO_MODEL:
-        return Appliance(Controller(open_microscope(profile, clock), None))
+        return Appliance(Controller(open_microscope(profile, clock, state), None, None, memory))
     source = ModelSource(settings.bundle, settings.runtime, settings.threads)
     model = source.model_for(profile.frame_optics(profile.objective[0]))
-    return Appliance(Controller(open_microscope(profile, clock), model, source))
+    return Appliance(Controller(open_microscope(profile, clock, state), model, source, memory))
 
 
 def serve(settings: Settings, ready: Ready) -> None:
@@ -186,6 +190,13 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
             "that has it, or choose another with --listen"
         ) from error
     return listen if listen.startswith("unix") else f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _memory(profile: BoardProfile, settings: Settings) -> Memory:
+    folder = settings.state
+    if folder is None and profile.simulation is None:
+        folder = state_folder()
+    return Memory(profile, folder)
 
 
 def _profile(settings: Settings) -> BoardProfile:

@@ -15,6 +15,7 @@ from edge_app import bundle as bundles
 from edge_app import selection, wire
 from edge_app.appliance import Appliance
 from edge_app.bridge import at_rest_after, run, stop
+from edge_app.calibration import calibrate_mechanics
 from edge_app.controller import STRATEGIES, Controller, Look, Outcome
 from edge_app.errors import BadRequest
 from edge_app.pictures import png
@@ -108,7 +109,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         del request, context
         default = self._microscope.profile.focus.strategy
         others = [name for name in plugins.names(STRATEGIES) if name != default]
-        reply = wire.describe_to(self._microscope, [default, *others])
+        reply = wire.describe_to(self._microscope, [default, *others], self._appliance.controller.memory.record)
         reply.serving_version = version()
         model = self._appliance.controller.model
         if model is not None:
@@ -167,6 +168,23 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         axis, before_um = self._microscope.axis, self._microscope.axis.z_um
         await run(self._appliance, "set-zero", lambda _: axis.set_zero())
         return microscope_pb2.SetZeroReply(from_z_um=before_um, z_um=axis.z_um, trust=wire.TRUSTS[axis.trust])
+
+    async def CalibrateMechanics(  # type: ignore[override] # writes its events, as Focus does
+        self, request: microscope_pb2.CalibrateMechanicsRequest, context: Any
+    ) -> None:
+        """Measure the axis, look by look; the last event is the result."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[microscope_pb2.CalibrateMechanicsEvent | None] = asyncio.Queue()
+
+        def on_reading(number: int, look: Look, steps: int, why: str) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, wire.calibration_look_to(number, look, steps, why))
+
+        job = self._appliance.run("calibrate", lambda c: calibrate_mechanics(c, not request.dry_run, on_reading))
+        async with at_rest_after(self._appliance, job) as ended:
+            ended.add_done_callback(lambda _: events.put_nowait(None))
+            while (event := await events.get()) is not None:
+                await context.write(event)
+            await context.write(wire.calibrated_to(job.result.result()))
 
     async def SelectObjective(
         self, request: microscope_pb2.SelectObjectiveRequest, context: Any

@@ -43,6 +43,8 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     app.BundleError: _Code.FAILED_PRECONDITION,
     app.BundleCorrupt: _Code.DATA_LOSS,
     app.BundleNotFound: _Code.NOT_FOUND,
+    app.UnfitRuler: _Code.FAILED_PRECONDITION,
+    app.StateUnusable: _Code.FAILED_PRECONDITION,
     app.RuntimeFailed: _Code.FAILED_PRECONDITION,
     # Not UNAVAILABLE: that is what an absent server looks like, and proxies repeat such calls unasked.
     app.Busy: _Code.RESOURCE_EXHAUSTED,

@@ -15,6 +15,7 @@ from rich.console import Console
 from edge_app import pictures, wire
 from edge_app.client import Client
 from edge_app.config import read_settings
+from edge_app.console import Progress
 from edge_app.controller import STRATEGIES
 from edge_app.errors import BadRequest, RemoteError
 from edge_app.server import NO_MODEL, assemble, serving
@@ -23,6 +24,7 @@ from firmware import plugins
 
 Say = Callable[[str], None]
 _PICTURES = ("image_png",)
+_LOOKS_EXPECTED = 100
 
 
 @contextmanager
@@ -57,6 +59,53 @@ def focus(client: Client, strategy: str, say: Say) -> tuple[list[dict[str, Any]]
     raise RemoteError(f"{client.address} ended the job without an outcome; look at its log")
 
 
+def calibrate(client: Client, dry_run: bool, progress: Progress) -> microscope_pb2.CalibrationResult:
+    """Measure the axis, with progress; gives the result.
+
+    Raises:
+        RemoteError: The server ended the job without a result.
+    """
+    for event in client.calibrate_mechanics(dry_run):
+        if event.HasField("result"):
+            return event.result
+        look = event.look
+        progress(look.index + 1, _LOOKS_EXPECTED, f"{look.why}: {estimate_line(look.estimate)}")
+    raise RemoteError(f"{client.address} ended the calibration without a result; look at its log")
+
+
+def mechanics_fields(result: microscope_pb2.CalibrationResult) -> dict[str, Any]:
+    """A calibration as plain values; those of an inconclusive one are None."""
+    found, known = result.mechanics, result.HasField("mechanics")
+    return {
+        "direction": found.direction if known else None,
+        "backlash_um": found.backlash_um if known else None,
+        "backlash_ci_um": [found.backlash_low_um, found.backlash_high_um] if known else None,
+        "um_per_step": found.um_per_step if known else None,
+        "um_per_step_ci": [found.um_per_step_low, found.um_per_step_high] if known else None,
+        "scans": found.scans if known else 0,
+        "readings": found.readings if known else 0,
+        "model": found.model,
+        "adopted": result.adopted,
+        "kept_in": result.kept_in,
+        "rehome": result.rehome,
+        "sentence": result.sentence,
+    }
+
+
+def mechanics_lines(result: microscope_pb2.CalibrationResult) -> str:
+    """A calibration in words."""
+    if not result.HasField("mechanics"):
+        return f"inconclusive: {result.sentence}"
+    found = result.mechanics
+    way = "away from" if found.direction > 0 else "towards"
+    return (
+        f"direction   {found.direction:+d} (positive motor steps move the objective {way} the specimen)\n"
+        f"backlash    {found.backlash_um:.2f} um (95 %: {found.backlash_low_um:.2f} to {found.backlash_high_um:.2f})\n"
+        f"um per step {found.um_per_step:.5f} (95 %: {found.um_per_step_low:.5f} to {found.um_per_step_high:.5f})\n"
+        f"{found.scans} scans, {found.readings} looks with {found.model}\n{result.sentence}"
+    )
+
+
 def in_focus(outcome: focus_pb2.Outcome) -> bool:
     """Whether the job ended in focus: moved there, or nothing sharper was found than where it began."""
     if outcome.kind in (focus_pb2.OUTCOME_KIND_STAYED, focus_pb2.OUTCOME_KIND_RETURNED):
@@ -84,7 +133,8 @@ def outcome_line(outcome: focus_pb2.Outcome) -> str:
     kind = _words(focus_pb2.OutcomeKind.Name(outcome.kind), "OUTCOME_KIND_")
     path = f"{outcome.start_z_um:+.2f} to {outcome.end_z_um:+.2f} um"
     cost = f"{outcome.frames} frames, {outcome.moves} moves, {outcome.duration_s:.2f} s"
-    return f"{kind}: {outcome.sentence} ({path}; {cost}; {outcome.strategy})"
+    faults = "".join(f"\nmotion: {fault.sentence}" for fault in outcome.motion_faults)
+    return f"{kind}: {outcome.sentence} ({path}; {cost}; {outcome.strategy}){faults}"
 
 
 def position_line(reply: microscope_pb2.GetPositionReply) -> str:

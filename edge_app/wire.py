@@ -10,12 +10,15 @@ import numpy as np
 from google.protobuf.message import Message
 
 from edge_app.bundle import Manifest, ModelBundle
+from edge_app.calibration import Calibrated
 from edge_app.controller import Ending, Look, Outcome
 from edge_app.errors import BadRequest
 from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
+from edge_app.measured import Measured
 from edge_app.patches import PATCH_PX, PatchGrid, RegionOfInterest
 from edge_app.strategy import GiveUp, MoveTo, Settled
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2, simulation_pb2
+from edge_app.watch import Kind
 from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
 from firmware.profile import Objective
@@ -24,6 +27,7 @@ from firmware.zaxis import Trust
 
 VERDICTS = {verdict: focus_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 ENDINGS = {ending: focus_pb2.OutcomeKind.Value(f"OUTCOME_KIND_{ending.name}") for ending in Ending}
+FAULTS = {kind: focus_pb2.MotionFaultKind.Value(f"MOTION_FAULT_KIND_{kind.name}") for kind in Kind}
 TRUSTS = {trust: microscope_pb2.AxisTrust.Value(f"AXIS_TRUST_{trust.name}") for trust in Trust}
 
 
@@ -118,6 +122,10 @@ def outcome_to(outcome: Outcome, last: focus_pb2.Estimate | None) -> focus_pb2.F
         duration_s=outcome.duration_s,
         final_estimate=last,
         strategy=outcome.strategy,
+        motion_faults=[
+            focus_pb2.MotionFault(kind=FAULTS[found.kind], size=found.size, sentence=found.sentence)
+            for found in outcome.findings
+        ],
     )
     return focus_pb2.FocusEvent(outcome=message)
 
@@ -143,7 +151,9 @@ def objective_to(microscope: Microscope, objective: Objective) -> microscope_pb2
     )
 
 
-def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope_pb2.DescribeReply:
+def describe_to(
+    microscope: Microscope, strategies: Iterable[str], measured: Measured | None
+) -> microscope_pb2.DescribeReply:
     """What a board is; the caller adds what concerns the model."""
     profile, axis = microscope.profile, microscope.axis
     camera = microscope_pb2.Camera(
@@ -167,6 +177,8 @@ def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope
             trust=TRUSTS[axis.trust],
             settle_ms=profile.axis.settle_ms,
             backlash_um=profile.axis.backlash_um,
+            direction=profile.axis.direction,
+            mechanics=None if measured is None else mechanics_to(measured),
         ),
         strategies=strategies,
         is_simulated=microscope.world is not None,
@@ -175,6 +187,45 @@ def describe_to(microscope: Microscope, strategies: Iterable[str]) -> microscope
     if microscope.world is not None:
         reply.world.update(microscope.world.describe())
     return reply
+
+
+def mechanics_to(record: Measured) -> microscope_pb2.Mechanics:
+    """What a board measured of its own mechanics."""
+    return microscope_pb2.Mechanics(
+        direction=record.direction,
+        backlash_um=record.backlash_um,
+        backlash_low_um=record.backlash_ci_um[0],
+        backlash_high_um=record.backlash_ci_um[1],
+        um_per_step=record.um_per_step,
+        um_per_step_low=record.um_per_step_ci[0],
+        um_per_step_high=record.um_per_step_ci[1],
+        scans=record.scans,
+        readings=record.readings,
+        measured_at=record.at,
+        model=record.model,
+    )
+
+
+def calibration_look_to(number: int, look: Look, steps: int, why: str) -> microscope_pb2.CalibrateMechanicsEvent:
+    """One look of a calibration; it counts from 1, the wire from 0."""
+    assert look.seen.estimate is not None
+    message = microscope_pb2.CalibrationLook(
+        index=number - 1, motor_steps=steps, estimate=estimate_to(look.seen.estimate, look.frame), why=why
+    )
+    return microscope_pb2.CalibrateMechanicsEvent(look=message)
+
+
+def calibrated_to(calibrated: Calibrated) -> microscope_pb2.CalibrateMechanicsEvent:
+    """How a calibration ended."""
+    record = calibrated.record
+    message = microscope_pb2.CalibrationResult(
+        mechanics=None if record is None else mechanics_to(record),
+        sentence=calibrated.sentence,
+        adopted=calibrated.adopted,
+        kept_in=str(calibrated.kept_in or ""),
+        rehome=calibrated.rehome,
+    )
+    return microscope_pb2.CalibrateMechanicsEvent(result=message)
 
 
 def model_to(bundle: ModelBundle, optics: FrameOptics, preferred: bool) -> models_pb2.Model:

@@ -11,6 +11,7 @@ from edge_app.errors import GridTooLarge, RuntimeFailed, UnknownStrategy
 from edge_app.estimate import Verdict
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
+from edge_app.watch import Finding, Kind
 from firmware.clock import ManualClock
 from firmware.errors import CameraError
 from firmware.microscope import Microscope, open_microscope, with_simulation
@@ -267,3 +268,49 @@ def test_play_is_taken_out_before_the_first_look_so_that_back_is_back(microscope
 
     Controller(microscope, oracle(world_of(microscope), scale=-1.0)).focus("single_shot", note)
     assert world_of(microscope).truth_um() == pytest.approx(seen_um[0], abs=0.1)
+
+
+def losing(microscope: Microscope, lost_um: float) -> None:
+    """Let the next leg lose some um, once."""
+    stage = world_of(microscope).stage
+    losses = iter([lost_um])
+    stage.slip = lambda: next(losses, 0.0)  # type: ignore[method-assign]
+
+
+def test_a_move_that_lost_steps_is_found_out_and_costs_the_trust(microscope: Microscope) -> None:
+    start_at(microscope, -6.0)
+    controller = Controller(microscope, oracle(world_of(microscope)))
+    microscope.axis.move_by(0.0)
+    losing(microscope, 1.2)
+    outcome = controller.focus("single_shot", silent)
+    assert [found.kind for found in outcome.findings] == [Kind.LOST_STEPS]
+    assert outcome.findings[0].size == pytest.approx(1.2, abs=0.3)
+    assert outcome.ending is Ending.FOCUSED
+    assert abs(world_of(microscope).truth_um()) < 0.3
+    assert microscope.axis.trust is Trust.LOST
+
+
+def test_sound_moves_bring_no_fault_to_light(microscope: Microscope) -> None:
+    controller = Controller(microscope, oracle(world_of(microscope)))
+    for start_um in (6.0, -6.0, 3.0, -9.0, 8.0):
+        start_at(microscope, start_um)
+        assert controller.focus("single_shot", silent).findings == ()
+
+
+def test_a_coupling_that_slips_is_told_within_twenty_moves(microscope: Microscope) -> None:
+    controller = Controller(microscope, oracle(world_of(microscope)))
+    stage = world_of(microscope).stage
+    turn = stage.turn
+    stage.turn = lambda distance_um: turn(0.96 * distance_um)  # type: ignore[method-assign]
+    found: list[Finding] = []
+    for start_um in (8.0, -8.0, 6.0, -9.0, 9.0, -7.0, 8.0, -6.0, 9.0, -8.0):
+        start_at(microscope, start_um)
+        found += controller.focus("single_shot", silent).findings
+    assert Kind.SLIPPING in {f.kind for f in found}
+
+
+def test_the_camera_is_held_while_a_job_runs_and_freed_after_it(microscope: Microscope) -> None:
+    held: list[bool] = []
+    microscope.camera._hold = held.append  # type: ignore[method-assign,assignment]
+    Controller(microscope, oracle(world_of(microscope))).focus("single_shot", lambda *_: held.append(held == [True]))
+    assert (held[0], held[1], held[-1]) == (True, True, False)

@@ -22,7 +22,7 @@ class SimulatedAxis(ZAxis):
         self._world = world
 
     def _drive(self, steps: int, halt: threading.Event) -> int:
-        step_um = self.profile.um_per_step
+        step_um = self.profile.um_per_step_sent
         chunk = max(1, round(self.profile.speed_um_s * _CHUNK_S / step_um))
         sign = 1 if steps > 0 else -1
         lost = min(round(self._world.stage.slip() / step_um), abs(steps))

@@ -115,6 +115,34 @@ OUTCOME_KIND_STOPPED: OutcomeKind.ValueType  # 4
 """Stopped by a call; the axis rests where it was stopped."""
 Global___OutcomeKind: _TypeAlias = OutcomeKind  # noqa: Y015
 
+class _MotionFaultKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MotionFaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MotionFaultKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOTION_FAULT_KIND_UNSPECIFIED: _MotionFaultKind.ValueType  # 0
+    """Not set."""
+    MOTION_FAULT_KIND_LOST_STEPS: _MotionFaultKind.ValueType  # 1
+    """One move ended short, and driving back showed it: the position is lost."""
+    MOTION_FAULT_KIND_SLIPPING: _MotionFaultKind.ValueType  # 2
+    """Every move falls short by the same share."""
+    MOTION_FAULT_KIND_BACKLASH_DRIFTED: _MotionFaultKind.ValueType  # 3
+    """Moves that reverse lose more or less than the calibrated backlash."""
+
+class MotionFaultKind(_MotionFaultKind, metaclass=_MotionFaultKindEnumTypeWrapper):
+    """What is wrong with the motion."""
+
+MOTION_FAULT_KIND_UNSPECIFIED: MotionFaultKind.ValueType  # 0
+"""Not set."""
+MOTION_FAULT_KIND_LOST_STEPS: MotionFaultKind.ValueType  # 1
+"""One move ended short, and driving back showed it: the position is lost."""
+MOTION_FAULT_KIND_SLIPPING: MotionFaultKind.ValueType  # 2
+"""Every move falls short by the same share."""
+MOTION_FAULT_KIND_BACKLASH_DRIFTED: MotionFaultKind.ValueType  # 3
+"""Moves that reverse lose more or less than the calibrated backlash."""
+Global___MotionFaultKind: _TypeAlias = MotionFaultKind  # noqa: Y015
+
 @_typing.final
 class RegionOfInterest(_message.Message):
     """A rectangle of the full camera frame."""
@@ -459,6 +487,36 @@ class Look(_message.Message):
 Global___Look: _TypeAlias = Look  # noqa: Y015
 
 @_typing.final
+class MotionFault(_message.Message):
+    """A fault of the motion that a job's own moves brought to light."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    kind: Global___MotionFaultKind.ValueType
+    """Which."""
+    size: _builtins.float
+    """A share of every move when slipping, else micrometres."""
+    sentence: _builtins.str
+    """What was seen, and what to do, in one sentence."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MotionFaultKind.ValueType = ...,
+        size: _builtins.float = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "sentence", b"sentence", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MotionFault: _TypeAlias = MotionFault  # noqa: Y015
+
+@_typing.final
 class Outcome(_message.Message):
     """The end of a focus job."""
 
@@ -474,6 +532,7 @@ class Outcome(_message.Message):
     DURATION_S_FIELD_NUMBER: _builtins.int
     FINAL_ESTIMATE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    MOTION_FAULTS_FIELD_NUMBER: _builtins.int
     kind: Global___OutcomeKind.ValueType
     """How it ended."""
     verdict: Global___Verdict.ValueType
@@ -496,6 +555,10 @@ class Outcome(_message.Message):
     def final_estimate(self) -> Global___Estimate:
         """The last estimate. Absent when there was none."""
 
+    @_builtins.property
+    def motion_faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___MotionFault]:
+        """Faults of the motion that its moves brought to light, compared with what was seen."""
+
     def __init__(
         self,
         *,
@@ -509,10 +572,11 @@ class Outcome(_message.Message):
         duration_s: _builtins.float = ...,
         final_estimate: Global___Estimate | None = ...,
         strategy: _builtins.str = ...,
+        motion_faults: _abc.Iterable[Global___MotionFault] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_final_estimate", b"_final_estimate", "final_estimate", b"final_estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_estimate", b"_final_estimate", "duration_s", b"duration_s", "end_z_um", b"end_z_um", "final_estimate", b"final_estimate", "frames", b"frames", "kind", b"kind", "moves", b"moves", "sentence", b"sentence", "start_z_um", b"start_z_um", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final_estimate", b"_final_estimate", "duration_s", b"duration_s", "end_z_um", b"end_z_um", "final_estimate", b"final_estimate", "frames", b"frames", "kind", b"kind", "motion_faults", b"motion_faults", "moves", b"moves", "sentence", b"sentence", "start_z_um", b"start_z_um", "strategy", b"strategy", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__final_estimate: _TypeAlias = _typing.Literal["final_estimate"]  # noqa: Y015
     _WhichOneofArgType__final_estimate: _TypeAlias = _typing.Literal["_final_estimate", b"_final_estimate"]  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from . import focus_pb2 as _focus_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -157,6 +158,8 @@ class Axis(_message.Message):
     TRUST_FIELD_NUMBER: _builtins.int
     SETTLE_MS_FIELD_NUMBER: _builtins.int
     BACKLASH_UM_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    MECHANICS_FIELD_NUMBER: _builtins.int
     driver: _builtins.str
     """Driver name."""
     low_um: _builtins.float
@@ -171,6 +174,12 @@ class Axis(_message.Message):
     """Rest after a move before a frame may be taken, in milliseconds."""
     backlash_um: _builtins.float
     """Backlash that moves take up, in micrometres."""
+    direction: _builtins.int
+    """1 or -1: which way the motor turns to move the objective away from the specimen."""
+    @_builtins.property
+    def mechanics(self) -> Global___Mechanics:
+        """What this board measured of its own mechanics. Absent when it never did, or not with this axis."""
+
     def __init__(
         self,
         *,
@@ -181,14 +190,212 @@ class Axis(_message.Message):
         trust: Global___AxisTrust.ValueType = ...,
         settle_ms: _builtins.float = ...,
         backlash_um: _builtins.float = ...,
+        direction: _builtins.int = ...,
+        mechanics: Global___Mechanics | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics", "mechanics", b"mechanics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics", "backlash_um", b"backlash_um", "direction", b"direction", "driver", b"driver", "high_um", b"high_um", "low_um", b"low_um", "mechanics", b"mechanics", "settle_ms", b"settle_ms", "trust", b"trust", "um_per_step", b"um_per_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mechanics: _TypeAlias = _typing.Literal["mechanics"]  # noqa: Y015
+    _WhichOneofArgType__mechanics: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mechanics) -> _WhichOneofReturnType__mechanics | None: ...
+
+Global___Axis: _TypeAlias = Axis  # noqa: Y015
+
+@_typing.final
+class Mechanics(_message.Message):
+    """How motor and screw move the objective. Intervals are of 95 %."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    BACKLASH_UM_FIELD_NUMBER: _builtins.int
+    BACKLASH_LOW_UM_FIELD_NUMBER: _builtins.int
+    BACKLASH_HIGH_UM_FIELD_NUMBER: _builtins.int
+    UM_PER_STEP_FIELD_NUMBER: _builtins.int
+    UM_PER_STEP_LOW_FIELD_NUMBER: _builtins.int
+    UM_PER_STEP_HIGH_FIELD_NUMBER: _builtins.int
+    SCANS_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    MEASURED_AT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    direction: _builtins.int
+    """1 if positive motor steps move the objective away from the specimen, else -1."""
+    backlash_um: _builtins.float
+    """Motor travel that a reversal loses, in micrometres."""
+    backlash_low_um: _builtins.float
+    """Lower end of its interval, in micrometres."""
+    backlash_high_um: _builtins.float
+    """Upper end of its interval, in micrometres."""
+    um_per_step: _builtins.float
+    """Travel of one motor step, in micrometres."""
+    um_per_step_low: _builtins.float
+    """Lower end of its interval, in micrometres."""
+    um_per_step_high: _builtins.float
+    """Upper end of its interval, in micrometres."""
+    scans: _builtins.int
+    """Passes up and down that were made."""
+    readings: _builtins.int
+    """Looks that were taken."""
+    measured_at: _builtins.str
+    """When, in ISO 8601. Empty for a result that is not kept."""
+    model: _builtins.str
+    """The model that was the ruler: name@version."""
+    def __init__(
+        self,
+        *,
+        direction: _builtins.int = ...,
+        backlash_um: _builtins.float = ...,
+        backlash_low_um: _builtins.float = ...,
+        backlash_high_um: _builtins.float = ...,
+        um_per_step: _builtins.float = ...,
+        um_per_step_low: _builtins.float = ...,
+        um_per_step_high: _builtins.float = ...,
+        scans: _builtins.int = ...,
+        readings: _builtins.int = ...,
+        measured_at: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlash_um", b"backlash_um", "driver", b"driver", "high_um", b"high_um", "low_um", b"low_um", "settle_ms", b"settle_ms", "trust", b"trust", "um_per_step", b"um_per_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlash_high_um", b"backlash_high_um", "backlash_low_um", b"backlash_low_um", "backlash_um", b"backlash_um", "direction", b"direction", "measured_at", b"measured_at", "model", b"model", "readings", b"readings", "scans", b"scans", "um_per_step", b"um_per_step", "um_per_step_high", b"um_per_step_high", "um_per_step_low", b"um_per_step_low"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Axis: _TypeAlias = Axis  # noqa: Y015
+Global___Mechanics: _TypeAlias = Mechanics  # noqa: Y015
+
+@_typing.final
+class CalibrateMechanicsRequest(_message.Message):
+    """Asks to measure the mechanics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only say the result: neither go by it nor keep it."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrateMechanicsRequest: _TypeAlias = CalibrateMechanicsRequest  # noqa: Y015
+
+@_typing.final
+class CalibrationLook(_message.Message):
+    """One look of a calibration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MOTOR_STEPS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Number of the look, 0 for the first."""
+    motor_steps: _builtins.int
+    """Motor steps from where the calibration began."""
+    why: _builtins.str
+    """What the look is for, in a few words."""
+    @_builtins.property
+    def estimate(self) -> _focus_pb2.Estimate:
+        """What the model saw."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        motor_steps: _builtins.int = ...,
+        estimate: _focus_pb2.Estimate | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "index", b"index", "motor_steps", b"motor_steps", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationLook: _TypeAlias = CalibrationLook  # noqa: Y015
+
+@_typing.final
+class CalibrationResult(_message.Message):
+    """How a calibration ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MECHANICS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    KEPT_IN_FIELD_NUMBER: _builtins.int
+    REHOME_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """What was found or why nothing was, and what to do, in one sentence."""
+    adopted: _builtins.bool
+    """Whether the board goes by it now."""
+    kept_in: _builtins.str
+    """Where it is kept on the board. Empty when it is not."""
+    rehome: _builtins.bool
+    """Whether the axis has to be homed again."""
+    @_builtins.property
+    def mechanics(self) -> Global___Mechanics:
+        """What was found. Absent when the scan was inconclusive."""
+
+    def __init__(
+        self,
+        *,
+        mechanics: Global___Mechanics | None = ...,
+        sentence: _builtins.str = ...,
+        adopted: _builtins.bool = ...,
+        kept_in: _builtins.str = ...,
+        rehome: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics", "mechanics", b"mechanics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics", "adopted", b"adopted", "kept_in", b"kept_in", "mechanics", b"mechanics", "rehome", b"rehome", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mechanics: _TypeAlias = _typing.Literal["mechanics"]  # noqa: Y015
+    _WhichOneofArgType__mechanics: _TypeAlias = _typing.Literal["_mechanics", b"_mechanics"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mechanics) -> _WhichOneofReturnType__mechanics | None: ...
+
+Global___CalibrationResult: _TypeAlias = CalibrationResult  # noqa: Y015
+
+@_typing.final
+class CalibrateMechanicsEvent(_message.Message):
+    """Progress of a calibration, and at last its result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def look(self) -> Global___CalibrationLook:
+        """A look was taken."""
+
+    @_builtins.property
+    def result(self) -> Global___CalibrationResult:
+        """The calibration has ended. Nothing follows."""
+
+    def __init__(
+        self,
+        *,
+        look: Global___CalibrationLook | None = ...,
+        result: Global___CalibrationResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "look", b"look", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "look", b"look", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["look", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CalibrateMechanicsEvent: _TypeAlias = CalibrateMechanicsEvent  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):

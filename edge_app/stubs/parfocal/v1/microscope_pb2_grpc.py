@@ -66,6 +66,11 @@ class MicroscopeServiceStub:
                 request_serializer=parfocal_dot_v1_dot_microscope__pb2.SetZeroRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_microscope__pb2.SetZeroReply.FromString,
                 _registered_method=True)
+        self.CalibrateMechanics = channel.unary_stream(
+                '/parfocal.v1.MicroscopeService/CalibrateMechanics',
+                request_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.FromString,
+                _registered_method=True)
         self.SelectObjective = channel.unary_unary(
                 '/parfocal.v1.MicroscopeService/SelectObjective',
                 request_serializer=parfocal_dot_v1_dot_microscope__pb2.SelectObjectiveRequest.SerializeToString,
@@ -124,6 +129,14 @@ class MicroscopeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CalibrateMechanics(self, request, context):
+        """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
+        the result. The axis ends where it began. Cancelling the call stops the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SelectObjective(self, request, context):
         """Says which objective is in the light path.
         """
@@ -170,6 +183,11 @@ def add_MicroscopeServiceServicer_to_server(servicer, server):
                     servicer.SetZero,
                     request_deserializer=parfocal_dot_v1_dot_microscope__pb2.SetZeroRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_microscope__pb2.SetZeroReply.SerializeToString,
+            ),
+            'CalibrateMechanics': grpc.unary_stream_rpc_method_handler(
+                    servicer.CalibrateMechanics,
+                    request_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.SerializeToString,
             ),
             'SelectObjective': grpc.unary_unary_rpc_method_handler(
                     servicer.SelectObjective,
@@ -345,6 +363,33 @@ class MicroscopeService:
             '/parfocal.v1.MicroscopeService/SetZero',
             parfocal_dot_v1_dot_microscope__pb2.SetZeroRequest.SerializeToString,
             parfocal_dot_v1_dot_microscope__pb2.SetZeroReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CalibrateMechanics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/parfocal.v1.MicroscopeService/CalibrateMechanics',
+            parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.SerializeToString,
+            parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.FromString,
             options,
             channel_credentials,
             insecure,

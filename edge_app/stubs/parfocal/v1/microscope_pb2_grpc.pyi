@@ -46,6 +46,10 @@ class MicroscopeServiceStub:
     """Finds the axis's home switch."""
     SetZero: _grpc.UnaryUnaryMultiCallable[_microscope_pb2.SetZeroRequest, _microscope_pb2.SetZeroReply]
     """Declares the present position to be zero, for an axis without a home switch."""
+    CalibrateMechanics: _grpc.UnaryStreamMultiCallable[_microscope_pb2.CalibrateMechanicsRequest, _microscope_pb2.CalibrateMechanicsEvent]
+    """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
+    the result. The axis ends where it began. Cancelling the call stops the job.
+    """
     SelectObjective: _grpc.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]
     """Says which objective is in the light path."""
     Stop: _grpc.UnaryUnaryMultiCallable[_focus_pb2.StopRequest, _focus_pb2.StopReply]
@@ -68,6 +72,10 @@ class MicroscopeServiceAsyncStub(MicroscopeServiceStub):
     """Finds the axis's home switch."""
     SetZero: _aio.UnaryUnaryMultiCallable[_microscope_pb2.SetZeroRequest, _microscope_pb2.SetZeroReply]  # type: ignore[assignment]
     """Declares the present position to be zero, for an axis without a home switch."""
+    CalibrateMechanics: _aio.UnaryStreamMultiCallable[_microscope_pb2.CalibrateMechanicsRequest, _microscope_pb2.CalibrateMechanicsEvent]  # type: ignore[assignment]
+    """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
+    the result. The axis ends where it began. Cancelling the call stops the job.
+    """
     SelectObjective: _aio.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]  # type: ignore[assignment]
     """Says which objective is in the light path."""
     Stop: _aio.UnaryUnaryMultiCallable[_focus_pb2.StopRequest, _focus_pb2.StopReply]  # type: ignore[assignment]
@@ -123,6 +131,16 @@ class MicroscopeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_microscope_pb2.SetZeroReply, _abc.Awaitable[_microscope_pb2.SetZeroReply]]:
         """Declares the present position to be zero, for an axis without a home switch."""
+
+    @_abc_1.abstractmethod
+    def CalibrateMechanics(
+        self,
+        request: _microscope_pb2.CalibrateMechanicsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_microscope_pb2.CalibrateMechanicsEvent], _abc.AsyncIterator[_microscope_pb2.CalibrateMechanicsEvent]]:
+        """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
+        the result. The axis ends where it began. Cancelling the call stops the job.
+        """
 
     @_abc_1.abstractmethod
     def SelectObjective(
