@@ -14,8 +14,9 @@ from edge_app.controller import Controller, Look
 from edge_app.errors import UnfitRuler
 from edge_app.estimate import PatchMap, Verdict, centre_of, places_of
 from edge_app.measured import Measured
-from edge_app.mechanics import Inconclusive, Mechanics, Reading, ScanGround, scan
+from edge_app.mechanics import Mechanics, Reading, ScanGround
 from edge_app.model import Model
+from edge_app.scan import Inconclusive, scan
 from firmware.errors import FirmwareError
 from firmware.zaxis import Travel
 

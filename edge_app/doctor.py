@@ -1,4 +1,4 @@
-"""doctor: what this machine has, what is missing, and what to install."""
+"""doctor: what this machine has, what is missing, and what to install; board_doctor examines one board."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from firmware.errors import FirmwareError
 from firmware.frames import FrameOptics
 from firmware.microscope import open_microscope
 from firmware.profile import board_names, load_profile
+from firmware.table import explain
 
 TRIAL_BOARD = "simulated_tiny"
 OPTIONAL = {
@@ -27,13 +29,20 @@ OPTIONAL = {
     "tensorrt": "comes with JetPack; apt install python3-libnvinfer",
     "pycuda": "pip install 'parfocal[jetson]'",
     "picamera2": "apt install python3-picamera2, in an environment with --system-site-packages",
-    "gi": "apt install python3-gi gstreamer1.0-plugins-good, in an environment with --system-site-packages",
+    "gi": (
+        "apt install python3-gi gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good, "
+        "in an environment with --system-site-packages"
+    ),
     "gpiozero": "pip install 'parfocal[rpi]'",
     "lgpio": "pip install 'parfocal[rpi]', or apt install python3-lgpio on Python 3.13",
     "gpiod": "pip install 'parfocal[jetson]'",
-    "pymmcore_plus": "pip install 'parfocal[mm]'",
+    "pymmcore_plus": "pip install 'parfocal[mm]'; x86_64 only",
     "torch": "pip install 'parfocal[train]'; for training only",
 }
+
+
+NOTE = "note"
+"""What a finding is that does not keep a board from working."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,15 @@ class Finding:
     name: str
     ok: bool
     detail: str
+
+
+def why(error: Exception) -> str:
+    """What went wrong, in a line; drivers may raise anything."""
+    if isinstance(error, ValidationError):
+        return explain(error)
+    if isinstance(error, (FirmwareError, AppError)):
+        return str(error)
+    return f"unforeseen: {type(error).__name__}: {error}; report this, with what `parfocal doctor` says"
 
 
 def examine() -> dict[str, Any]:
@@ -66,15 +84,19 @@ def examine() -> dict[str, Any]:
     }
 
 
+def table(findings: list[dict[str, Any]]) -> Table:
+    """Findings, a row each."""
+    rows = Table("what", "name", "", "detail")
+    for finding in findings:
+        rows.add_row(finding["what"], finding["name"], "ok" if finding["ok"] else "--", finding["detail"])
+    return rows
+
+
 def print_table(result: dict[str, Any], out: Console) -> None:
     """Show the findings to a person."""
     head = ("parfocal", "python", "machine", "cores", "memory_gib")
     out.print(", ".join(f"{name} {result[name]}" for name in head))
-    table = Table("what", "name", "", "detail")
-    for finding in result["findings"]:
-        mark = "ok" if finding["ok"] else "--"
-        table.add_row(finding["what"], finding["name"], mark, finding["detail"])
-    out.print(table)
+    out.print(table(result["findings"]))
     works = result["simulated_board_works"]
     out.print("the simulated board works" if works else "the simulated board does not work: see the first line")
 

@@ -163,5 +163,5 @@ def _unwritable(path: Path, error: OSError) -> AxisError:
     why = error.strerror or str(error)
     return AxisError(
         f"the axis's position cannot be recorded in {path} ({why}), so a restart would not know that it moved; "
-        "free some space or correct the folder's owner; nothing moved"
+        "mend the disk, free some space, or correct the folder's owner; nothing moved"
     )

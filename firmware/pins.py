@@ -41,11 +41,8 @@ class Pins(ABC):
 
 def no_such_chip(wanted: str, found: list[str]) -> ProfileError:
     """What to say when no chip has the label that a board file names."""
-    has = f"this machine has: {', '.join(sorted(found))}" if found else "this machine has none that can be opened"
-    return ProfileError(
-        f"no GPIO chip is labelled {wanted!r}; {has}; correct axis.options.chip in the board file, or, if it is "
-        "there and closed to you, add yourself to the group gpio"
-    )
+    has = f"this machine has: {', '.join(sorted(found))}" if found else "this machine has no GPIO chip"
+    return ProfileError(f"no GPIO chip is labelled {wanted!r}; {has}; correct axis.options.chip in the board file")
 
 
 def refused(chip: str, error: Exception) -> AxisError:

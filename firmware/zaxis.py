@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -155,6 +155,10 @@ class ZAxis(ABC):
     def limits_um(self) -> tuple[float, float]:
         """The soft limits."""
         return self.profile.low_um, self.profile.high_um
+
+    def lines(self) -> Mapping[str, bool]:
+        """Its input lines by what they do (`upper_switch`, `fault`), True where active; {} where it has none."""
+        return {}
 
     def travel(self, towards_um: float, away_um: float, path_um: float) -> Travel:
         """A job's travel around the present position, inside the limits."""

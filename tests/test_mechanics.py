@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from edge_app.mechanics import SCALE_DOUBT, GoTo, Inconclusive, Mechanics, Reading, ScanGround, scan
+from edge_app.mechanics import SCALE_DOUBT, Mechanics, Reading, ScanGround
+from edge_app.scan import GoTo, Inconclusive, scan
 from firmware.clock import SystemClock
 from firmware.flaws import SimulationTable
 from firmware.simulation import Stage
@@ -106,7 +107,7 @@ def cases(bias_um: float) -> Iterator[Bench]:
 
 @cache
 def world(bias_um: float) -> list[tuple[Bench, Mechanics]]:
-    """Scans of 25 seeds, three plays, two scales and both directions (a quarter of them for a bias that is not the usual one)."""
+    """Scans of 25 seeds, three plays, two scales and both directions (a quarter for other biases)."""
     return [(bench, measured(bench.look)) for bench in cases(bias_um)]
 
 

@@ -49,7 +49,7 @@ def test_an_unknown_board_is_told_what_there_is() -> None:
         ("low_um = -60.0", "low_um = 60.0", "low_um must lie below high_um"),
         ("low_um = -60.0", "low_um = nan", "axis.low_um: Input should be a finite number"),
         ('name = "10x"', 'name = "20x"', "two objectives have one name"),
-        ('homing = "switch"', 'homing = "hope"', "axis.homing: Input should be 'switch' or 'window'"),
+        ('homing = "switch"', 'homing = "hope"', "axis.homing: Input should be 'switch', 'window' or 'device'"),
         ("numerical_aperture = 0.30", "numerical_aperture = 3.0", "objective.1.numerical_aperture"),
         (
             "numerical_aperture = 0.30",

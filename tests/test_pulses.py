@@ -56,7 +56,8 @@ def sent_at(clock: ManualClock, count: int) -> tuple[np.ndarray, Timing]:
 def test_pulses_come_when_they_are_due() -> None:
     at_s, timing = sent_at(ManualClock(), 300)
     assert np.allclose(at_s, plan(300))
-    assert (timing.pulses, timing.late, timing.worst_s) == (300, 0, pytest.approx(0.0, abs=1e-9))
+    assert (timing.pulses, timing.late) == (300, 0)
+    assert timing.worst_s == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_late_pulse_moves_all_that_follow_and_none_is_lost_or_hurried() -> None:

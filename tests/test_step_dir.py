@@ -160,10 +160,10 @@ def test_a_fault_of_the_driver_stops_the_motor_and_cuts_its_power() -> None:
         with pytest.raises(MotorFault, match=r"fault line is active.*home it"):
             axis.move_to(0.0)
         assert stage.pins[ENABLE]._state
-        assert axis.trust is Trust.LOST
+        assert not axis.trusted
         stage.faulty = False
         axis.home()
-        assert axis.trust is Trust.HOMED
+        assert axis.trusted
 
 
 def test_a_switch_that_never_closes_is_told_after_the_whole_travel() -> None:

@@ -376,7 +376,7 @@ def test_an_interrupted_driver_costs_the_trust_too() -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    axis.clock.sleep = interrupted  # type: ignore[method-assign]
+    axis.clock.sleep = interrupted  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         axis.move_to(-20.0)
     assert axis.trust is Trust.LOST

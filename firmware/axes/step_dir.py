@@ -16,6 +16,7 @@ from firmware import plugins
 from firmware.clock import Clock
 from firmware.errors import AxisError, LimitReached, MotorFault, ProfileError
 from firmware.motion import Limits, Seconds, train
+from firmware.needs import Needs
 from firmware.pins import Pin, Pins
 from firmware.profile import AxisProfile, BoardProfile
 from firmware.pulses import Order, PulseThread, Timing
@@ -27,6 +28,10 @@ _HALTED = "halted"
 _INPUTS = ("fault", "upper_switch", "lower_switch")
 _OUTPUTS = ("step", "direction", "enable")
 _ROOM = 1.2
+_NO_ENABLE = (
+    "the board file has no axis.options.pins.enable: nothing can cut the motor's power; connect the driver's EN and "
+    "name its line, or tie EN to ground, and the motor is live as soon as its supply is"
+)
 
 
 class PinTable(Table):
@@ -93,6 +98,10 @@ class StepDirAxis(ZAxis):
     def timing(self) -> Timing:
         """How well the pulses were timed so far."""
         return self._thread.timing
+
+    def lines(self) -> dict[str, bool]:
+        """The input lines that are connected, True where active."""
+        return {role: self._pins.get(role) for role in self._options.pins.among(_INPUTS)}
 
     def close(self) -> None:
         """Stop, cut the motor's power where there is an enable line, and let go of the lines."""
@@ -220,6 +229,13 @@ class StepDirAxis(ZAxis):
         if "enable" in self._has and self._powered:
             self._pins.set("enable", False)
         self._powered = False
+
+
+def needs(profile: BoardProfile) -> Needs:
+    """The GPIO library that the board file names, and real-time priority, so that pulses come when they are due."""
+    options = StepDirOptions.model_validate(profile.axis.options)
+    notes = {} if options.pins.enable is not None else {"enable": _NO_ENABLE}
+    return Needs(uses=(("firmware.gpio", options.gpio),), realtime=True, notes=notes)
 
 
 def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis:

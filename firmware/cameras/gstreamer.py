@@ -15,6 +15,7 @@ from firmware.clock import Clock
 from firmware.errors import CameraError, MissingDriver
 from firmware.frames import Pixels
 from firmware.gst import GstreamerOptions, Source, describe
+from firmware.needs import Device, Needs
 from firmware.profile import BoardProfile
 from firmware.simulation import World
 
@@ -34,6 +35,11 @@ _LOCKS: dict[Source, dict[str, bool]] = {
     "libcamerasrc": {"awb-enable": False},
 }
 _LOOK_NS = 100_000_000
+_DEVICES: dict[Source, tuple[str, str]] = {
+    "nvarguscamerasrc": ("/tmp/argus_socket", "start the camera daemon: sudo systemctl restart nvargus-daemon"),  # noqa: S108 - NVIDIA's place
+    "libcamerasrc": ("/dev/media*", "check the camera's cable with the board switched off; `cam -l` lists cameras"),
+}
+_NO_VIDEO = "plug the camera in; `v4l2-ctl --list-devices` lists cameras, options.device names one"
 
 
 def _sdk() -> tuple[Any, Any, Any]:
@@ -213,6 +219,16 @@ def missing() -> str:
         return str(error)
     lacks = [name for name in ("appsink", "videoconvert") if Gst.ElementFactory.find(name) is None]
     return f"GStreamer has no element {lacks[0]!r}: {INSTALL}" if lacks else ""
+
+
+def needs(profile: BoardProfile) -> Needs:
+    """The device of the source that the board file names."""
+    options = GstreamerOptions.model_validate(profile.camera.options)
+    describe(profile.camera, options)
+    if options.source == "videotestsrc":
+        return Needs()
+    paths, cure = _DEVICES.get(options.source, (str(options.device or "/dev/video0"), _NO_VIDEO))
+    return Needs((Device(paths, "video", cure),))
 
 
 def open_camera(profile: BoardProfile, clock: Clock, world: World | None) -> Camera:

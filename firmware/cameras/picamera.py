@@ -18,6 +18,7 @@ from firmware.camera import Camera, Exposure
 from firmware.clock import Clock
 from firmware.errors import CameraError, FirmwareError, MissingDriver, ProfileError
 from firmware.frames import Pixels
+from firmware.needs import Device, Needs
 from firmware.pistream import check_black_level, check_counts, isp_format, layout_of, stream_of, unpacked
 from firmware.profile import BoardProfile
 from firmware.simulation import World
@@ -377,6 +378,13 @@ def missing() -> str:
     except MissingDriver as error:
         return str(error)
     return ""
+
+
+def needs(profile: BoardProfile) -> Needs:
+    """The receiver's and the ISP's devices."""
+    del profile
+    cure = "check the camera's cable with the board switched off; `rpicam-hello --list-cameras` lists cameras"
+    return Needs((Device("/dev/media*", "video", cure), Device("/dev/video*", "video", cure)))
 
 
 def open_camera(profile: BoardProfile, clock: Clock, world: World | None) -> Camera:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from firmware.errors import MissingDriver
+from firmware.needs import Device, Needs
 from firmware.pins import Pin, Pins, no_such_chip, refused
+from firmware.profile import BoardProfile
 
 DEVICES = Path("/dev")
+_NO_CHIP = "this kernel shows no GPIO chip; run this on the board itself, or give a container its /dev/gpiochip*"
 _PULLS = {"up": True, "down": False, "none": None}
 
 
@@ -22,6 +28,12 @@ def missing() -> str:
     if importlib.util.find_spec("lgpio") is None and "GPIOZERO_PIN_FACTORY" not in os.environ:
         return "lgpio is not installed; pip install 'parfocal[rpi]', or apt install python3-lgpio on Python 3.13"
     return ""
+
+
+def needs(profile: BoardProfile) -> Needs:
+    """The GPIO chips, unless another pin factory was chosen; which has the label shows when it is opened."""
+    del profile
+    return Needs() if _chosen() else Needs((Device(f"{DEVICES}/gpiochip*", "gpio", _NO_CHIP),))
 
 
 class ZeroPins(Pins):
@@ -58,13 +70,12 @@ def open_pins(chip: str, outputs: Mapping[str, Pin], inputs: Mapping[str, Pin]) 
         AxisError: The system refuses the lines, or another program holds one.
     """
     try:
-        from gpiozero import Device, InputDevice, OutputDevice
+        from gpiozero import InputDevice, OutputDevice
         from gpiozero.exc import GPIOZeroError
     except ImportError as error:
         raise MissingDriver(missing() or f"gpiozero cannot be imported: {error}") from error
 
-    chosen = Device.pin_factory is not None or "GPIOZERO_PIN_FACTORY" in os.environ
-    factory = None if chosen else _lgpio(chip)
+    factory = None if _chosen() else _lgpio(chip)
     devices: dict[str, Any] = {}
     low = {role: pin.active_low for role, pin in (*outputs.items(), *inputs.items())}
     try:
@@ -74,18 +85,39 @@ def open_pins(chip: str, outputs: Mapping[str, Pin], inputs: Mapping[str, Pin]) 
             pull = _PULLS[pin.pull]
             state = True if pull is None else None
             devices[role] = InputDevice(pin.line, pull_up=pull, active_state=state, pin_factory=factory)
-    except (GPIOZeroError, OSError, RuntimeError, ValueError) as error:
+    except (GPIOZeroError, OSError, RuntimeError, ValueError, *_lgpio_errors()) as error:
         ZeroPins(devices, low, factory).close()
         raise refused(chip, error) from error
     return ZeroPins(devices, low, factory)
+
+
+def _chosen() -> bool:
+    """Whether gpiozero was told which pins to use."""
+    gpiozero = sys.modules.get("gpiozero")
+    return "GPIOZERO_PIN_FACTORY" in os.environ or (gpiozero is not None and gpiozero.Device.pin_factory is not None)
+
+
+def _lgpio_errors() -> tuple[type[Exception], ...]:
+    """What lgpio raises for a line that is taken, of no other family; gpiozero lets it through."""
+    return (sys.modules["lgpio"].error,) if "lgpio" in sys.modules else ()
 
 
 def _lgpio(label: str) -> Any:
     """A factory on the chip with a label."""
     if missing():
         raise MissingDriver(missing())
-    import lgpio
-    from gpiozero.pins.lgpio import LGPIOFactory
+    try:
+        lgpio = _imported_lgpio()
+        from gpiozero.pins.lgpio import LGPIOFactory, LGPIOPin
+    except (ImportError, OSError) as error:
+        cure = "reinstall it, and start in a folder that this user may enter"
+        raise MissingDriver(f"lgpio cannot be imported: {error}; {cure}") from error
+
+    class SteadyPin(LGPIOPin):  # type: ignore[misc]
+        """Becomes an output at the level that it is to have; gpiozero's own is low first, which may mean a step."""
+
+        def output_with_state(self, state: bool) -> None:
+            lgpio.gpio_claim_output(self.factory._handle, self._number, int(state))  # noqa: SLF001
 
     number = _number(lgpio, label)
     try:
@@ -95,7 +127,24 @@ def _lgpio(label: str) -> Any:
     if factory.chip != number:
         factory.close()
         raise MissingDriver("this gpiozero takes the wrong GPIO chip; pip install --upgrade 'gpiozero>=2.0.1.post3'")
+    factory.pin_class = SteadyPin
     return factory
+
+
+def _imported_lgpio() -> Any:
+    """lgpio, which makes a pipe in the working folder when it is imported; a service's may be read only."""
+    if "lgpio" not in sys.modules:
+        before = os.open(".", os.O_RDONLY)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                os.chdir(folder)
+                try:
+                    importlib.import_module("lgpio")
+                finally:
+                    os.fchdir(before)
+        finally:
+            os.close(before)
+    return sys.modules["lgpio"]
 
 
 def _number(lgpio: Any, label: str) -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from firmware.errors import MissingDriver
+from firmware.needs import Device, Needs
 from firmware.pins import Pin, Pins, no_such_chip, refused
+from firmware.profile import BoardProfile
 
 DEVICES = Path("/dev")
+_NO_CHIP = "this kernel shows no GPIO chip; run this on the board itself, or give a container its /dev/gpiochip*"
 
 
 def missing() -> str:
@@ -18,6 +21,12 @@ def missing() -> str:
     if importlib.util.find_spec("gpiod") is None:
         return "libgpiod's Python package is not installed; pip install 'parfocal[jetson]'"
     return ""
+
+
+def needs(profile: BoardProfile) -> Needs:
+    """The GPIO chips; which of them has the label shows when it is opened."""
+    del profile
+    return Needs((Device(f"{DEVICES}/gpiochip*", "gpio", _NO_CHIP),))
 
 
 class GpiodPins(Pins):
