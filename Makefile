@@ -27,7 +27,7 @@ TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test check lint types laws bundle bench proto proto-check constraints clean
+.PHONY: help setup demo test test-boards check lint types laws bundle bench proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-ou
 
 test: $(TEST_STAMP)  ## run the tests (installs torch for model_export)
 	$(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
+
+test-boards:  ## test on an emulated board and real libcamera (root, Debian; 4 minutes, 3 GB at the first run)
+	@tests/boards/all.sh
 
 check: lint types laws proto-check  ## lint, format, types, import laws, stubs up to date
 

@@ -268,14 +268,17 @@ def demo(
 @app.command()
 def bench(
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for one per core.")] = 0,
+    pulses: Annotated[bool, typer.Option("--pulses", help="Step pulses instead: how late they come.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure this machine's speed."""
     from edge_app import bench as benches
+    from edge_app import bench_pulses
 
     with console.progress() as progress:
-        result = benches.bench(threads, progress)
-    console.show(result, as_json, lambda out: benches.print_table(result, out))
+        result = bench_pulses.bench(progress) if pulses else benches.bench(threads, progress)
+    show = bench_pulses.print_table if pulses else benches.print_table
+    console.show(result, as_json, lambda out: show(result, out))
 
 
 @app.command()

@@ -50,6 +50,6 @@ def refused(chip: str, error: Exception) -> AxisError:
     cure = "look at the wiring table and at axis.options.pins"
     if isinstance(error, PermissionError):
         cure = "add this user to the group gpio (sudo usermod -aG gpio $USER) and log in again"
-    elif "busy" in str(error).lower():
+    elif any(word in str(error).lower() for word in ("busy", "in use")):
         cure = "another program holds one of them; stop it (gpioinfo names it)"
     return AxisError(f"the lines of the GPIO chip {chip!r} cannot be had: {error}; {cure}")

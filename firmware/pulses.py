@@ -22,6 +22,7 @@ Plan = Callable[[int], Seconds]
 _PRIORITY = 50
 _LATE_S = 100e-6
 _SLOWED_S = 1e-3
+_HELD = 0.25
 # Another thread that computes in Python gives way after this long, instead of 5 ms.
 _SWITCH_S = 100e-6
 
@@ -85,12 +86,19 @@ class PulseThread:
     """One motor's thread. `timing` adds up over all trains; close it to end the thread.
 
     After `idle_s` without a train it calls `idle`, from this thread; in seconds of the machine, not of the clock.
+    It asks for real-time priority unless told not to.
     """
 
-    def __init__(self, clock: Clock, idle: Callable[[], None] = lambda: None, idle_s: float | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        idle: Callable[[], None] = lambda: None,
+        idle_s: float | None = None,
+        realtime: bool = True,
+    ) -> None:
         self.timing = Timing()
         self._clock = clock
-        self._idle, self._idle_s = idle, idle_s
+        self._idle, self._idle_s, self._realtime = idle, idle_s, realtime
         self._wake = threading.Condition()
         self._order: Order | None = None
         self._closing = False
@@ -119,7 +127,7 @@ class PulseThread:
         self._thread.join()
 
     def _work(self) -> None:
-        self.timing.realtime = _realtime()
+        self.timing.realtime = self._realtime and _realtime()
         while True:
             with self._wake:
                 if not self._wake.wait_for(lambda: self._order or self._closing, self._idle_s):
@@ -158,9 +166,14 @@ class PulseThread:
             order.why = order.blocked()
             if order.why:
                 return
-            late_s = max(self._clock.now_s() - due_s, 0.0)
+            began_s = self._clock.now_s()
+            late_s = max(began_s - due_s, 0.0)
             order.pulse()
             order.sent += 1
+            # The pulse itself may have been held up, after the clock was read.
+            held_s = self._clock.now_s() - began_s
+            if held_s > _HELD * order.interval_s:
+                late_s += held_s
             self.timing.note(late_s)
             due_s += late_s
             if late_s > max(_SLOWED_S, order.interval_s):

@@ -74,6 +74,18 @@ def test_a_pulse_that_comes_much_too_late_begins_a_new_ramp_for_the_rest() -> No
     assert timing.ramped_again == 1
 
 
+def test_a_pulse_that_is_held_up_itself_does_not_hurry_the_next() -> None:
+    clock, at_s = ManualClock(), list[float]()
+
+    def held_up() -> None:
+        clock.sleep(0.004 if len(at_s) == 150 else 0.0)
+        at_s.append(clock.now_s())
+
+    with a_thread(clock) as thread:
+        thread.send(order(300, held_up))
+    assert np.diff(at_s).min() >= np.diff(plan(300)).min() - 1e-9
+
+
 def test_whatever_comes_late_no_gap_is_shorter_than_planned() -> None:
     rng = np.random.default_rng(3)
     late_s = {int(n): float(s) for n, s in zip(rng.integers(0, 500, 80), rng.exponential(2e-3, 80), strict=True)}
