@@ -18,7 +18,7 @@ from edge_app.mechanics import Mechanics, Reading, ScanGround
 from edge_app.model import Model
 from edge_app.scan import Inconclusive, scan
 from firmware.errors import FirmwareError
-from firmware.zaxis import Travel
+from firmware.travel import Travel
 
 _SOFT_UM, _FREE = 0.1, 1e-4
 

@@ -26,7 +26,7 @@ from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
 from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
-from firmware.zaxis import Move, Travel
+from firmware.travel import Move, Travel
 
 STRATEGIES = "edge_app.strategies"
 _SAME = 1.3

@@ -7,7 +7,7 @@ import math
 from edge_app.estimate import Verdict
 from edge_app.strategy import Observation
 from edge_app.watch import Passage, paired
-from firmware.zaxis import Move
+from firmware.travel import Move
 
 
 def passage_of(before: Observation, move: Move, after: Observation, last_dz_um: float) -> Passage | None:

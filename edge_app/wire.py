@@ -23,7 +23,7 @@ from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
 from firmware.profile import Objective
 from firmware.simulation import World
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 VERDICTS = {verdict: focus_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 ENDINGS = {ending: focus_pb2.OutcomeKind.Value(f"OUTCOME_KIND_{ending.name}") for ending in Ending}

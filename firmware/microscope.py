@@ -19,7 +19,8 @@ from firmware.ledger import open_ledger
 from firmware.profile import AxisProfile, BoardProfile, Objective
 from firmware.simulation import World
 from firmware.table import explain
-from firmware.zaxis import Travel, ZAxis
+from firmware.travel import Travel
+from firmware.zaxis import ZAxis
 
 
 @dataclass

@@ -25,7 +25,7 @@ from firmware.clock import ManualClock
 from firmware.errors import CameraError, MotionStopped
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.simulation import World
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 SEEDS = range(20)
 

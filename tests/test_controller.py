@@ -17,7 +17,7 @@ from firmware.errors import CameraError
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import load_profile
 from firmware.simulation import World
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 
 def silent(_number: int, _look: Look, _decision: object) -> None:

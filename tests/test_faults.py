@@ -31,7 +31,8 @@ from firmware.clock import ManualClock
 from firmware.errors import AxisError
 from firmware.gpio import libgpiod
 from firmware.microscope import Microscope, open_microscope
-from firmware.zaxis import Trust, ZAxis
+from firmware.travel import Trust
+from firmware.zaxis import ZAxis
 
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 HEAD = """# Faults, and the way back

@@ -19,7 +19,7 @@ from firmware.errors import AxisError, NotTrusted
 from firmware.ledger import File, Ledger, Rest, open_ledger
 from firmware.microscope import open_microscope
 from firmware.profile import BoardProfile, load_profile
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 HOME = Rest(12, 3, "HOMED")
 

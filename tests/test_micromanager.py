@@ -33,7 +33,7 @@ from firmware.errors import (
 from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope, open_microscope
 from firmware.profile import BoardProfile
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 if micromanager.missing():
     pytest.skip(micromanager.missing(), allow_module_level=True)

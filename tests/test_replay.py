@@ -19,7 +19,7 @@ from firmware.errors import OutOfLimits, ProfileError, StackError
 from firmware.microscope import Microscope, open_microscope
 from firmware.profile import BoardProfile, load_profile
 from firmware.stacks import replay_profile
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 POSITIONS: dict[str, list[float] | None] = {
     "slices": None,

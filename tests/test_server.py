@@ -28,7 +28,7 @@ from edge_app.stubs.parfocal.v1.microscope_pb2_grpc import MicroscopeServiceStub
 from firmware.clock import ManualClock
 from firmware.errors import MotionStopped, OutOfLimits
 from firmware.microscope import with_simulation
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -19,7 +19,8 @@ from firmware.errors import (
     UnknownPlugin,
 )
 from firmware.microscope import open_microscope
-from firmware.zaxis import Trust, ZAxis
+from firmware.travel import Trust
+from firmware.zaxis import ZAxis
 
 
 def where_it_should_be(axis: ZAxis, stage: Stage) -> float:

@@ -9,7 +9,7 @@ from counter import NEVER, an_axis, homed, profile
 from pydantic import ValidationError
 
 from firmware.errors import AxisError, MotionStopped, NotTrusted, OutOfLimits, TravelSpent
-from firmware.zaxis import Travel, Trust
+from firmware.travel import Travel, Trust
 
 
 def test_a_move_ends_where_it_was_asked_to_end() -> None:

@@ -22,7 +22,7 @@ from firmware.axes.step_dir import StepDirAxis
 from firmware.errors import AxisError, FirmwareError, LimitReached, MotionStopped, MotorFault, NotTrusted, ProfileError
 from firmware.microscope import open_microscope
 from firmware.profile import BoardProfile
-from firmware.zaxis import Trust
+from firmware.travel import Trust
 
 MOVES = 20
 STOP_AFTER = 150
