@@ -27,7 +27,7 @@ TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test test-boards check lint types laws bundle bench proto proto-check constraints clean
+.PHONY: help setup demo test test-boards test-mechanics check lint types laws bundle bench proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,11 @@ test: $(TEST_STAMP)  ## run the tests (installs torch for model_export)
 
 test-boards:  ## test on an emulated board and real libcamera (root, Debian; 4 minutes, 3 GB at the first run)
 	@tests/boards/all.sh
+
+test-mechanics: $(TEST_STAMP)  ## calibrate and watch the simulated board with the factory bundle (an hour)
+	$(BIN)/python tests/mechanics_trial.py calibrate 24
+	$(BIN)/python tests/mechanics_trial.py watch 1000
+	$(BIN)/python tests/mechanics_trial.py losses 400
 
 check: lint types laws proto-check  ## lint, format, types, import laws, stubs up to date
 

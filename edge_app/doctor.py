@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from edge_app import bundle, runtime, selection
 from edge_app.errors import AppError, BundleNotFound
@@ -86,7 +86,7 @@ def examine() -> dict[str, Any]:
 
 def table(findings: list[dict[str, Any]]) -> Table:
     """Findings, a row each."""
-    rows = Table("what", "name", "", "detail")
+    rows = Table("what", Column("name", overflow="fold"), "", Column("detail", overflow="fold"))
     for finding in findings:
         rows.add_row(finding["what"], finding["name"], "ok" if finding["ok"] else "--", finding["detail"])
     return rows

@@ -41,8 +41,14 @@ class Pins(ABC):
 
 def no_such_chip(wanted: str, found: list[str]) -> ProfileError:
     """What to say when no chip has the label that a board file names."""
-    has = f"this machine has: {', '.join(sorted(found))}" if found else "this machine has no GPIO chip"
-    return ProfileError(f"no GPIO chip is labelled {wanted!r}; {has}; correct axis.options.chip in the board file")
+    if not found:
+        return ProfileError(
+            f"no GPIO chip is labelled {wanted!r}: this machine has none; run this on the board itself"
+        )
+    has = ", ".join(sorted(found))
+    return ProfileError(
+        f"no GPIO chip is labelled {wanted!r}; this machine has: {has}; correct axis.options.chip in the board file"
+    )
 
 
 def refused(chip: str, error: Exception) -> AxisError:
@@ -50,6 +56,8 @@ def refused(chip: str, error: Exception) -> AxisError:
     cure = "look at the wiring table and at axis.options.pins"
     if isinstance(error, PermissionError):
         cure = "add this user to the group gpio (sudo usermod -aG gpio $USER) and log in again"
-    elif any(word in str(error).lower() for word in ("busy", "in use")):
+    elif "busy" in str(error).lower():
         cure = "another program holds one of them; stop it (gpioinfo names it)"
+    elif "in use" in str(error).lower():
+        cure = "axis.options.pins gives one line two tasks, or this program holds it already"
     return AxisError(f"the lines of the GPIO chip {chip!r} cannot be had: {error}; {cure}")

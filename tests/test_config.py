@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_app.config import Settings, read_settings
+from edge_app.config import Settings, read_settings, state_folder
 from edge_app.errors import BadSettings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -78,3 +78,18 @@ def test_settings_cannot_be_changed_and_travel_to_another_process() -> None:
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     with pytest.raises(BadSettings, match="HOST:PORT"):
         read_settings(listen=listen)
+
+
+def test_state_lies_where_systemd_says(clean_environment: pytest.MonkeyPatch) -> None:
+    clean_environment.setenv("STATE_DIRECTORY", "/var/lib/parfocal:/var/lib/other")
+    assert state_folder() == Path("/var/lib/parfocal")
+
+
+def test_state_lies_in_the_users_own_folder_otherwise(clean_environment: pytest.MonkeyPatch) -> None:
+    clean_environment.delenv("STATE_DIRECTORY", raising=False)
+    clean_environment.setenv("XDG_STATE_HOME", "/home/maker/state")
+    assert state_folder() == Path("/home/maker/state/parfocal")
+
+
+def test_a_state_folder_can_be_named(clean_environment: pytest.MonkeyPatch) -> None:
+    assert read_settings(state="here").state == Path("here")

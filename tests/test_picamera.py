@@ -1,11 +1,9 @@
-"""The picamera driver against a stand-in for picamera2 that is held against the real one's signatures."""
+"""The picamera driver on a stand-in with the real library's signatures: its pixels, and what a board file promises."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +11,18 @@ import fake_picamera2
 import numpy as np
 import pytest
 from fake_picamera2 import Sensor
+from pi_board import AUTO, ISP, RAW, a_sensor, board, look, opened
 from record_picamera2 import committed, described_calls
 
-from firmware.camera import Exposure
 from firmware.cameras import picamera
-from firmware.cameras.picamera import PicameraCamera, age_s, open_camera
+from firmware.cameras.picamera import open_camera
 from firmware.clock import ManualClock
-from firmware.errors import CameraError, CameraTimeout, MissingDriver, ProfileError
-from firmware.frames import Frame, FrameOptics
+from firmware.errors import CameraError, MissingDriver, ProfileError
 from firmware.pistream import check_counts, unpacked
-from firmware.profile import BoardProfile
 
-RAW = {"kind": "raw", "pattern": "RGGB", "black_level": 256}
-AUTO = {"options": {"auto_exposure": True}}
-ISP: dict[str, Any] = {"bits": 8, "response": {"kind": "unknown"}}
 RAMP = np.arange(12 * 16).reshape(12, 16)
 
-
-@pytest.fixture
-def sensor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sensor]:
-    """The camera that picamera2 finds."""
-    found = Sensor(ManualClock(10.0))
-    monkeypatch.setitem(sys.modules, "picamera2", found.library())
-    yield found
-    found.woken.set()
-
-
-def board(**camera: Any) -> BoardProfile:
-    basic = {"driver": "picamera", "width_px": 16, "height_px": 12, "bits": 12, "timeout_ms": 600, "response": RAW}
-    axis = {"driver": "simulated", "um_per_step": 1, "low_um": -1, "high_um": 1}
-    table = {"name": "pi", "description": "", "objective": [{"name": "20x"}], "axis": axis}
-    return BoardProfile.model_validate({**table, "camera": {**basic, **camera}})
-
-
-def opened(sensor: Sensor, **camera: Any) -> PicameraCamera:
-    return PicameraCamera(board(**camera), sensor.clock, sensor.kernel_clocks, patience_s=0.05)
-
-
-def look(camera: PicameraCamera) -> Frame:
-    return camera.capture(camera._clock.now_s(), lambda time_s: time_s, FrameOptics())
-
-
-def next_one(camera: PicameraCamera) -> Exposure:
-    return camera._next(1.0)
+sensor = pytest.fixture(a_sensor)
 
 
 # The stand-in
@@ -246,284 +213,7 @@ def test_a_camera_that_is_not_there_is_told_what_is(sensor: Sensor, wanted: int 
         opened(sensor, options={"camera": wanted})
 
 
-# Freshness
-
-
-@pytest.mark.parametrize("late_frames", [1, 3, 6])
-def test_frames_from_before_the_move_are_passed_over_and_their_buffers_go_back(
-    sensor: Sensor, late_frames: int
-) -> None:
-    sensor.late_frames = late_frames
-    camera = opened(sensor)
-    asked_s = sensor.clock.now_s()
-    frame = look(camera)
-    assert frame.fresh
-    assert frame.captured_at_s > asked_s
-    assert (sensor.copied, sensor.held, sensor.most_held) == (1, 0, 1)
-
-
-def test_a_queue_deeper_than_the_flush_gives_a_frame_that_is_not_fresh(sensor: Sensor) -> None:
-    sensor.late_frames = 6
-    camera = opened(sensor, flush_frames=3)
-    assert not look(camera).fresh
-
-
-@pytest.mark.parametrize(
-    ("asleep_s", "stamps_boottime"), [(0, False), (0, True), (0.5, True), (3600, True), (3600, False)]
-)
-def test_an_exposure_is_dated_from_its_first_rows_start_to_its_last_rows_end(
-    sensor: Sensor, asleep_s: float, stamps_boottime: bool
-) -> None:
-    sensor.asleep_s, sensor.stamps_boottime = asleep_s, stamps_boottime
-    exposure = next_one(opened(sensor, exposure_ms=7))
-    wire_s = sensor.clock.now_s() - sensor.late_frames * sensor.frame_s
-    assert exposure.started_s == pytest.approx(wire_s - 0.007 - 0.001)
-    assert exposure.ended_s == pytest.approx(wire_s + sensor.readout_s)
-
-
-def test_a_stamp_that_either_clock_may_have_made_counts_as_the_older_one(sensor: Sensor) -> None:
-    sensor.asleep_s = 0.5
-    exposure = next_one(opened(sensor))
-    wire_s = sensor.clock.now_s() - sensor.late_frames * sensor.frame_s
-    assert exposure.started_s < wire_s - 0.5
-
-
-def test_ages_are_told_apart_by_what_cannot_be() -> None:
-    assert age_s(90, 100, 100) == pytest.approx(10e-9)
-    assert age_s(10**12 - 5, 10**12, 10**9) == pytest.approx(5e-9)
-    assert age_s(10**9 - 5, 10**12, 10**9) == pytest.approx(5e-9)
-
-
-def test_a_long_frame_whose_rows_may_be_stretched_is_dated_by_its_length(sensor: Sensor) -> None:
-    sensor.frame_s = 0.4
-    exposure = next_one(opened(sensor, timeout_ms=4000))
-    wire_s = sensor.clock.now_s() - sensor.late_frames * sensor.frame_s
-    assert exposure.ended_s == pytest.approx(wire_s + 0.04)
-
-
-def test_a_camera_that_does_not_say_how_long_it_exposed_counts_its_longest_frame(sensor: Sensor) -> None:
-    sensor.hidden = {"ExposureTime", "FrameDuration"}
-    exposure = next_one(opened(sensor))
-    wire_s = sensor.clock.now_s() - sensor.late_frames * sensor.frame_s
-    assert exposure.started_s == pytest.approx(wire_s - 1.0 - 0.001)
-
-
-def test_frames_without_a_date_are_refused(sensor: Sensor) -> None:
-    sensor.hidden = {"SensorTimestamp"}
-    with pytest.raises(CameraError, match="does not date its frames"):
-        look(opened(sensor))
-
-
-def test_a_frame_carries_its_settings(sensor: Sensor) -> None:
-    frame = look(opened(sensor, **ISP, exposure_ms=7, options={"analogue_gain": 2, "colour_gains": [1.5, 2.5]}))
-    assert frame.settings == {"exposure_us": 7000, "analogue_gain": 2, "colour_gains": (1.5, 2.5)}
-    json.dumps(dict(frame.settings))
-
-
-# Exposure, gain and white balance
-
-
-def test_what_the_board_file_fixes_is_told_before_the_first_frame(sensor: Sensor) -> None:
-    opened(sensor, exposure_ms=7)
-    (_, told), *later = sensor.controls
-    assert (told["AeEnable"], told["ExposureTime"], told["AnalogueGain"]) == (False, 7000, 1.0)
-    assert (told["AwbEnable"], told["NoiseReductionMode"], told["Sharpness"]) == (False, 0, 0.0)
-    assert told["FrameDurationLimits"] == (100, 100_000)
-    assert later == []
-
-
-def test_a_long_exposure_may_make_frames_as_long(sensor: Sensor) -> None:
-    opened(sensor, exposure_ms=300)
-    assert sensor.controls[0][1]["FrameDurationLimits"] == (100, 600_000)
-
-
-def test_a_job_sees_one_exposure_gain_and_white_balance(sensor: Sensor) -> None:
-    camera = opened(sensor, **ISP, **AUTO)
-    sensor.changed = sensor.frame() - 20
-    with camera.held():
-        seen = [dict(look(camera).settings) for _ in range(3)]
-    assert seen[0] == seen[1] == seen[2]
-    assert seen[0] == {"exposure_us": 8995, "analogue_gain": 5.0, "colour_gains": (2.8, 1.5)}
-
-
-def test_between_jobs_the_camera_regulates_itself(sensor: Sensor) -> None:
-    camera = opened(sensor, **ISP, **AUTO)
-    with camera.held():
-        pass
-    sensor.clock.sleep(1.0)
-    sensor.changed = sensor.frame() - 10
-    assert next_one(camera).settings["exposure_us"] < 8000
-
-
-def test_raw_frames_have_no_white_balance_to_lock(sensor: Sensor) -> None:
-    camera = opened(sensor, **AUTO)
-    with camera.held():
-        _, told = sensor.controls[-1]
-    assert "ColourGains" not in told
-    assert told["ExposureTime"] == 8995
-
-
-def test_white_balance_alone_is_locked_where_exposure_is_fixed(sensor: Sensor) -> None:
-    camera = opened(sensor, **ISP)
-    with camera.held():
-        _, told = sensor.controls[-1]
-    assert (told["AwbEnable"], told["ColourGains"], told["ExposureTime"]) == (False, (2.8, 1.5), 8000)
-
-
-def test_where_all_is_fixed_a_job_costs_no_frame(sensor: Sensor) -> None:
-    camera = opened(sensor)
-    began_s, told = sensor.clock.now_s(), len(sensor.controls)
-    with camera.held():
-        assert (sensor.clock.now_s(), len(sensor.controls)) == (began_s, told)
-
-
-def test_a_regulation_at_rest_is_locked_at_once(sensor: Sensor) -> None:
-    camera = opened(sensor, **AUTO)
-    began = sensor.frame()
-    with camera.held():
-        assert sensor.frame() - began == 1
-
-
-def test_what_the_camera_lets_nobody_set_is_not_locked(sensor: Sensor) -> None:
-    del sensor.limits["ColourGains"]
-    camera = opened(sensor, **ISP)
-    with camera.held():
-        sensor.changed = sensor.frame()
-        assert look(camera).settings["colour_gains"] != (2.8, 1.5)
-
-
-def test_a_light_that_never_rests_is_locked_as_it_is(sensor: Sensor) -> None:
-    camera = opened(sensor, **AUTO)
-    sensor.changed = sensor.frame() + 1000
-    with camera.held():
-        assert look(camera).settings["exposure_us"] == 4998
-
-
-def test_frames_from_before_a_lock_took_effect_are_no_answer(sensor: Sensor) -> None:
-    camera = opened(sensor, **AUTO)
-    sensor.control_frames = 9
-    with camera.held():
-        sensor.changed = sensor.frame() - 4
-        began = sensor.frame()
-        assert next_one(camera).settings["exposure_us"] == 8995
-    assert sensor.frame() - began > 5
-
-
-def test_a_camera_that_does_as_it_likes_is_an_error_that_says_what(sensor: Sensor) -> None:
-    camera = opened(sensor, exposure_ms=8)
-    camera._device.set_controls({"ExposureTime": 3000})
-    sensor.clock.sleep(0.5)
-    with pytest.raises(CameraError, match="ExposureTime 2996 where 8000 was asked for"):
-        look(camera)
-    assert sensor.held == 0
-
-
-# Stalls
-
-
-def stalled(sensor: Sensor, **camera: Any) -> PicameraCamera:
-    found = opened(sensor, **camera)
-    sensor.stalled = True
-    with pytest.raises(CameraTimeout, match="no frame within 600 ms"):
-        look(found)
-    sensor.stalled = False
-    sensor.calls.clear()
-    return found
-
-
-def test_a_stalled_camera_is_restarted_for_the_next_frame(sensor: Sensor) -> None:
-    camera = stalled(sensor)
-    assert look(camera).fresh
-    assert sensor.calls[:2] == ["stop", "start"]
-
-
-def test_a_restart_tells_the_camera_everything_again(sensor: Sensor) -> None:
-    camera = opened(sensor, **AUTO)
-    with camera.held():
-        sensor.stalled = True
-        with pytest.raises(CameraTimeout):
-            look(camera)
-        sensor.stalled = False
-        assert look(camera).settings["exposure_us"] == 8995
-        assert sensor.controls[-1][1]["ExposureTime"] == 8995
-
-
-def test_a_second_stall_in_a_row_reopens_the_camera(sensor: Sensor) -> None:
-    camera = stalled(sensor)
-    sensor.stalled = True
-    with pytest.raises(CameraTimeout):
-        look(camera)
-    sensor.stalled = False
-    assert look(camera).fresh
-    assert [call for call in sensor.calls if call not in ("release", "copy")][2:] == ["close", "open 0", "start"]
-
-
-@pytest.mark.parametrize("trouble", ["refuses", "hangs"])
-def test_a_camera_that_cannot_be_stopped_is_reopened(sensor: Sensor, trouble: str) -> None:
-    camera = stalled(sensor)
-    setattr(sensor, trouble, {"stop"})
-    assert look(camera).fresh
-    assert sensor.calls[:4] == ["stop", "close", "open 0", "start"]
-
-
-def test_a_camera_that_is_gone_says_so_and_may_come_back(sensor: Sensor) -> None:
-    camera = stalled(sensor)
-    sensor.vanished = True
-    for _ in range(2):
-        with pytest.raises(CameraError, match=r"the camera is gone \(camera did not open\); check its cable"):
-            look(camera)
-    sensor.vanished = False
-    assert look(camera).fresh
-
-
-def test_a_frame_that_comes_just_too_late_gives_its_buffer_back(sensor: Sensor) -> None:
-    camera = opened(sensor)
-    sensor.late_frame = True
-    with pytest.raises(CameraTimeout):
-        look(camera)
-    assert sensor.held == 0
-
-
-def test_pixels_that_cannot_be_copied_give_their_buffer_back(sensor: Sensor) -> None:
-    camera = opened(sensor)
-    sensor.refuses = {"copy"}
-    with pytest.raises(CameraError, match="did not copy"):
-        look(camera)
-    assert sensor.held == 0
-
-
-def test_a_start_that_loses_all_buffers_is_made_again(sensor: Sensor) -> None:
-    sensor.lost_starts = 1
-    assert look(opened(sensor)).fresh
-    assert sensor.calls[:4] == ["open 0", "start", "stop", "start"]
-
-
-def test_a_camera_that_is_silent_from_the_start_is_closed_again(sensor: Sensor) -> None:
-    sensor.stalled = True
-    with pytest.raises(CameraTimeout):
-        opened(sensor)
-    assert sensor.calls[-1] == "close"
-
-
-# The end
-
-
-def test_closing_gives_everything_back_and_twice_is_once(sensor: Sensor) -> None:
-    camera = opened(sensor)
-    next_one(camera)
-    camera.close()
-    camera.close()
-    assert (sensor.calls.count("close"), sensor.held) == (1, 0)
-    with pytest.raises(CameraError, match="closed"):
-        look(camera)
-
-
-@pytest.mark.parametrize("trouble", ["refuses", "hangs"])
-def test_a_camera_that_cannot_be_closed_after_a_stall_holds_nobody_up(sensor: Sensor, trouble: str) -> None:
-    camera = stalled(sensor)
-    setattr(sensor, trouble, {"close", "release"} if trouble == "refuses" else {"close"})
-    camera.close()
-    assert sensor.calls[-1] == "close"
+# The library
 
 
 def test_a_missing_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
