@@ -118,7 +118,7 @@ class Walk:
         self.model = self.model or ruler(self.microscope)
         self.controller = Controller(self.microscope, self.model)
         stand(self.microscope, 0.0)
-        self.last_um, look = 0.0, self.controller.look()
+        look = self.settled()
         for _ in range(FIELD_MOVES):
             look = self.move(look)
 
@@ -146,8 +146,14 @@ class Walk:
         self.count(passage.sigma_um, passage.seen_um - passage.commanded_um, lost_um, noted, found)
         if lost_um:
             world.stage.motor_um = world.stage.carriage_um = axis.z_um
-            after = self.controller.look()
+            after = self.settled()
         return after
+
+    def settled(self) -> Look:
+        """A look after a move that takes the play out, as a job begins."""
+        self.microscope.axis.move_by(1.0)
+        self.last_um = 1.0
+        return self.controller.look()
 
     def count(self, sigma_um: float, error_um: float, lost_um: float, noted: object, found: Finding | None) -> None:
         """Book one move."""
