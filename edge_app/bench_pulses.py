@@ -79,7 +79,7 @@ def _run(rate_hz: int, realtime: bool) -> dict[str, float]:
     thread = PulseThread(clock, realtime=realtime)
     try:
         began_s = clock.now_s()
-        order = thread.send(Order(count, lambda: None, plan, lambda: None, lambda: ""))
+        order = thread.send(Order(count, _nothing, plan, lambda: "", _nothing, _nothing))
         took_s = clock.now_s() - began_s
         timing = thread.timing
     finally:
@@ -94,6 +94,10 @@ def _run(rate_hz: int, realtime: bool) -> dict[str, float]:
         "realtime": timing.realtime,
         "longer": took_s / planned_s,
     }
+
+
+def _nothing() -> None:
+    return
 
 
 def _row(case: tuple[int, bool, bool], runs: list[dict[str, float]]) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from edge_app.measured import Memory
 from edge_app.services import version
 from firmware import plugins
 from firmware.errors import AxisError, FirmwareError
-from firmware.ledger import open_ledger
-from firmware.microscope import Microscope
+from firmware.microscope import Microscope, remember
 from firmware.needs import Needs
 from firmware.profile import BoardProfile, load_profile
 from firmware.simulation import World
@@ -183,9 +182,7 @@ def _next(axis: ZAxis) -> str:
 def _unrecorded(axis: ZAxis, bench: _Bench) -> str:
     """Have the axis record its moves as a server would; what stands in the way, or ""."""
     try:
-        ledger = open_ledger(bench.ledger / f"{bench.profile.name}.axis") if bench.ledger is not None else None
-        if ledger is not None:
-            axis.remember(ledger)
+        remember(axis, bench.profile, bench.ledger)
         if bench.profile.axis.homing == "device":
             axis.home()
     except Exception as error:  # noqa: BLE001

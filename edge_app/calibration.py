@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from firmware.errors import FirmwareError
 from firmware.travel import Travel
 
 _SOFT_UM, _FREE = 0.1, 1e-4
+_CLEAR_UM = 1.0
 
 OnReading = Callable[[int, Look, int, str], None]
 """Number from 1, look, motor steps from the start, what it is for."""
@@ -40,8 +42,9 @@ class Calibrated:
 def calibrate_mechanics(controller: Controller, keep: bool, on_reading: OnReading) -> Calibrated:
     """Measure direction, backlash and um per step, with the model's signed defocus as the ruler, and go by them.
 
-    The axis ends where it began. It need not know where it is: the scan stays within what a job may use towards
-    the specimen, on both sides.
+    The objective ends where it began: by the ruler, since the motor's count alone would leave out the play. After an
+    inconclusive scan the motor is back at its count. The axis need not know where it is: the scan stays within what a
+    job may use towards the specimen, on both sides.
 
     Args:
         controller: Holds the board, the model and what the board remembers.
@@ -68,12 +71,15 @@ def calibrate_mechanics(controller: Controller, keep: bool, on_reading: OnReadin
     )
     with microscope.camera.held():
         try:
-            found = _scanned(controller, ground, travel, on_reading)
+            found, began = _scanned(controller, ground, travel, on_reading)
+            if isinstance(found, Mechanics) and began is not None:
+                _return(controller, found, began, start, _unspent(travel))
+            else:
+                axis.step_to(start, _unspent(travel))
         except Exception:
             with suppress(FirmwareError):
                 axis.step_to(start, _unspent(travel))
             raise
-        axis.step_to(start, _unspent(travel))
     if isinstance(found, Inconclusive):
         return Calibrated(found.sentence)
     memory = controller.memory
@@ -94,8 +100,8 @@ def _told(sentence: str, kept_in: Path | None, rehome: bool) -> str:
 
 def _scanned(
     controller: Controller, ground: ScanGround, travel: Travel, on_reading: OnReading
-) -> Mechanics | Inconclusive:
-    """Do what the scan asks for until it knows."""
+) -> tuple[Mechanics | Inconclusive, Reading | None]:
+    """Do what the scan asks for until it knows; gives the first reading too."""
     axis = controller.microscope.axis
     start, number = axis.motor_steps, 1
     look = controller.look()
@@ -104,7 +110,7 @@ def _scanned(
     if first is None:
         assert look.seen.estimate is not None
         said = look.seen.estimate
-        return Inconclusive(f"the ruler cannot read here: {said.sentence or said.verdict.value}", 1)
+        return Inconclusive(f"the ruler cannot read here: {said.sentence or said.verdict.value}", 1), None
     plan = scan(first, ground)
     wanted = next(plan)
     while True:
@@ -115,7 +121,22 @@ def _scanned(
             wanted = plan.send(_reading(look, axis.motor_steps - start, ground.depth_of_field_um))
         except StopIteration as ended:
             found: Mechanics | Inconclusive = ended.value
-            return found
+            return found, first
+
+
+def _return(controller: Controller, found: Mechanics, began: Reading, start: int, travel: Travel) -> None:
+    """Come down to where the first look was taken, as every approach does: from above, so that no play is left."""
+    axis, near_um = controller.microscope.axis, controller.microscope.objective.depth_of_field_um or 1.0
+    play = found.direction * math.ceil((found.backlash_ci_um[1] + _CLEAR_UM) / found.um_per_step)
+    axis.step_to(start + play, travel)
+    axis.step_to(start, travel)
+    now = _reading(controller.look(), 0, near_um)
+    if now is None:
+        return
+    down = found.direction * round((now.defocus_um - began.defocus_um) / found.um_per_step)
+    if down * found.direction < 0:
+        axis.step_to(start - down + play, travel)
+    axis.step_to(start - down, travel)
 
 
 def _reading(look: Look, motor_steps: int, near_um: float) -> Reading | None:

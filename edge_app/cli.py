@@ -140,7 +140,8 @@ def home(at: At = "", board: Board = None, config: Config = None, as_json: Json 
 
     with _connected(at, config, board=board, bundle="none") as client:
         reply = client.home()
-    console.show(verbs.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um"))
+    lasts = "" if at else "; forgotten as this command ends, unless the board holds without power: serve it, use --at"
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um{lasts}"))
 
 
 @app.command("set-zero")

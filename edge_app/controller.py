@@ -79,6 +79,7 @@ class _Job:
     start_um: float
     began_s: float
     roi: RegionOfInterest | None
+    losses: int = 0
     seen: list[Observation] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     moves: int = 0
@@ -204,7 +205,7 @@ class Controller:
         """
         module = self._strategy(strategy)
         axis = self.microscope.axis
-        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi)
+        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi, axis.losses)
         travel = self.microscope.job_travel()
 
         try:
@@ -224,6 +225,8 @@ class Controller:
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:
+            if not job.seen:
+                return self._outcome(job, Ending.STAYED, Verdict.OUT_OF_RANGE, str(spent))
             decision = GiveUp(Verdict.OUT_OF_RANGE, str(spent))
         except Exception:
             self._retreat(job)
@@ -240,7 +243,7 @@ class Controller:
         noted = self.watch.note(passage) if passage is not None else None
         if isinstance(noted, Finding):
             job.findings.append(noted)
-        if not isinstance(noted, Suspicion) or travel.path_um < _WAYS * abs(job.last_dz_um):
+        if not isinstance(noted, Suspicion) or not self._can_repeat(move, travel):
             return after
         why = f"the move seems to have ended {noted.loss_um:.2f} um short; back to see whether steps were lost"
         returned = self._gone(job, after, MoveTo(move.from_um, why), travel, on_look)
@@ -250,6 +253,10 @@ class Controller:
         if found is not None:
             job.findings.append(found)
         return self._gone(job, returned, MoveTo(move.to_um, f"{why}; on again"), travel, on_look)
+
+    def _can_repeat(self, move: Move, travel: Travel) -> bool:
+        """Whether a way may be made twice more: an axis that does not know its place has no travel to spare."""
+        return self.microscope.axis.trusted and travel.path_um >= _WAYS * abs(move.to_um - move.from_um)
 
     def _gone(self, job: _Job, look: Look, decision: MoveTo, travel: Travel, on_look: OnLook) -> Look:
         """Make a move that the watch asks for, and look."""
@@ -279,7 +286,7 @@ class Controller:
     def _came_back(self, job: _Job, decision: GiveUp) -> Outcome:
         """The one mechanism that returns to the start."""
         try:
-            self.microscope.axis.go_back(job.start_um)
+            self.microscope.axis.go_back(job.start_um, job.losses)
             came_back = self._is_back(job)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, decision.verdict, str(stopped))
@@ -299,11 +306,17 @@ class Controller:
     def _retreat(self, job: _Job) -> None:
         """After a fault: try to go back to the start, and let the fault speak."""
         with suppress(FirmwareError):
-            self.microscope.axis.go_back(job.start_um)
+            self.microscope.axis.go_back(job.start_um, job.losses)
+        with suppress(FirmwareError):
+            self._mind_lost_steps(job)
 
-    def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
+    def _mind_lost_steps(self, job: _Job) -> None:
+        """At its end a job that lost steps costs the trust: until then it goes by what it sees."""
         if any(found.kind is Kind.LOST_STEPS for found in job.findings):
             self.microscope.axis.distrust()
+
+    def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
+        self._mind_lost_steps(job)
         return Outcome(
             ending=ending,
             verdict=verdict,

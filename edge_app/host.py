@@ -16,14 +16,14 @@ from pathlib import Path
 from edge_app.doctor import Finding
 from firmware.clock import Clock, SystemClock
 from firmware.needs import Device
+from firmware.pulses import PRIORITY, ask_for_realtime
 
-_PRIORITY = 50
 _RECORD_BYTES = 4096
 _SHOWN = 4
 _NO_REALTIME = (
     "not allowed: while the machine is busy pulses come late, so that moves take longer, though no step is lost; put "
-    f"`@gpio - rtprio {_PRIORITY}` into /etc/security/limits.d/parfocal.conf and log in again, or give the service "
-    f"LimitRTPRIO={_PRIORITY} (or CAP_SYS_NICE)"
+    f"`@gpio - rtprio {PRIORITY}` into /etc/security/limits.d/parfocal.conf and log in again, or give the service "
+    f"LimitRTPRIO={PRIORITY} (or CAP_SYS_NICE)"
 )
 
 
@@ -124,11 +124,9 @@ def _realtime() -> bool:
     allowed = []
 
     def ask() -> None:
-        with suppress(OSError, AttributeError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
-            allowed.append(True)
+        allowed.append(ask_for_realtime())
 
     thread = threading.Thread(target=ask, name="parfocal-priority")
     thread.start()
     thread.join()
-    return bool(allowed)
+    return all(allowed)

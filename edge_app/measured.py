@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import zlib
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from edge_app.errors import StateUnusable
 from edge_app.mechanics import Mechanics
+from firmware.microscope import axis_identity
 from firmware.profile import AxisProfile, BoardProfile
 from firmware.table import Table, explain
 
@@ -20,6 +22,7 @@ _MARGIN_UM = 0.5
 _MARGIN_SHARE = 1.1
 
 Interval = tuple[float, float]
+_log = logging.getLogger(__name__)
 
 
 class Measured(Table):
@@ -93,7 +96,7 @@ def store(record: Measured, profile: BoardProfile, folder: Path) -> Path:
 
 
 def stored(profile: BoardProfile, folder: Path) -> Measured | None:
-    """The record of a board; None if there is none, or one of another axis.
+    """The record of a board; None if there is none, or, with a warning in the log, one that is of another axis.
 
     Raises:
         StateUnusable: It cannot be read.
@@ -109,7 +112,14 @@ def stored(profile: BoardProfile, folder: Path) -> Measured | None:
             f"the measured mechanics in {path} cannot be read ({why}); remove the file and run "
             "`parfocal calibrate mechanics` again"
         ) from error
-    return record if record.of == _key(profile) else None
+    if record.of == _key(profile):
+        return record
+    _log.warning(
+        "%s was measured with another step or direction in the board file: it is not used; "
+        "run `parfocal calibrate mechanics` again",
+        path,
+    )
+    return None
 
 
 class Memory:
@@ -139,10 +149,12 @@ class Memory:
 
 
 def _path(profile: BoardProfile, folder: Path) -> Path:
-    return folder / f"{profile.name}.mechanics.json"
+    return folder / f"{axis_identity(profile)}.mechanics.json"
 
 
 def _key(profile: BoardProfile) -> str:
-    """The axis that a board file describes, and the simulated world that it turns; a seed changes neither."""
+    """What was measured: the axis, what the board file says of its step, and the simulated world that it turns."""
+    axis = profile.axis
     world = {name: value for name, value in (profile.simulation or {}).items() if name != "seed"}
-    return f"{profile.axis.mechanics_key}-{zlib.crc32(repr(sorted(world.items())).encode()):08x}"
+    parts = (axis_identity(profile), axis.um_per_step_sent, axis.direction, sorted(world.items()))
+    return f"{zlib.crc32(repr(parts).encode()):08x}"

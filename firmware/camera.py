@@ -95,8 +95,8 @@ class Camera(ABC):
         Raises:
             CameraError: The driver failed.
         """
-        self._guarded(lambda: self._hold(True))
         try:
+            self._guarded(lambda: self._hold(True))
             yield
         finally:
             # What failed here fails again at the next frame, and says so there.

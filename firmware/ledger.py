@@ -62,7 +62,7 @@ class File:
             raise _unwritable(path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if new:
+            if os.fstat(self._file).st_size < _SIZE:
                 os.posix_fallocate(self._file, 0, _SIZE)
                 _sync_folder(path.parent)
         except BlockingIOError as error:
@@ -70,7 +70,8 @@ class File:
             raise AxisError(f"another parfocal moves this axis (it holds {path}); stop it first") from error
         except OSError as error:
             os.close(self._file)
-            path.unlink(missing_ok=True)
+            if new:
+                path.unlink(missing_ok=True)
             if error.errno == errno.ENOSPC:
                 raise DiskFull(f"the disk of {path} is full: free {_SIZE} bytes to have positions recorded") from error
             raise _unwritable(path, error) from error
@@ -137,8 +138,9 @@ class Ledger:
 
     def at_rest(self, axis: str, rest: Rest) -> None:
         """Note where the axis rests. Raises as `under_way`."""
-        self._write({"axis": axis, **asdict(rest)})
+        # Whatever becomes of the write, what lies on the disk may no longer say "under way".
         self._under_way = False
+        self._write({"axis": axis, **asdict(rest)})
 
     def close(self) -> None:
         """Let go of the record; safe to call twice."""
@@ -161,6 +163,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> AxisError:
     why = error.strerror or str(error)
+    if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+        return AxisError(
+            f"{path} lies where files cannot be locked ({why}); choose a folder on a local disk with --state"
+        )
     return AxisError(
         f"the axis's position cannot be recorded in {path} ({why}), so a restart would not know that it moved; "
         "mend the disk, free some space, or correct the folder's owner; nothing moved"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,8 +91,10 @@ class Microscope:
 
     def close(self) -> None:
         """Leave the hardware at rest."""
-        self.axis.close()
-        self.camera.close()
+        try:
+            self.axis.close()
+        finally:
+            self.camera.close()
 
     def __enter__(self) -> Microscope:
         return self
@@ -108,7 +111,8 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Pa
     Args:
         profile: The board.
         clock: The board's time; the machine's own by default.
-        state: The folder in which the axis records where it rests, so that a restart knows; None for no record.
+        state: The folder in which the axis records where it rests, so that a restart knows; None for no record. One
+            axis wants one folder: what moves it with another, or with none, makes the record wrong.
 
     Raises:
         FirmwareError: A driver is unknown, its library is missing, or the device does not answer.
@@ -121,9 +125,7 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Pa
         with _options_of(profile, "axis"):
             axis: ZAxis = axes.open_axis(profile, clock, world)
         opened.callback(axis.close)
-        ledger = open_ledger(state / f"{profile.name}.axis") if state is not None else None
-        if ledger is not None:
-            axis.remember(ledger)
+        remember(axis, profile, state)
         with _options_of(profile, "camera"):
             camera: Camera = cameras.open_camera(profile, clock, world)
         opened.callback(camera.close)
@@ -131,6 +133,33 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Pa
             axis.home()
         opened.pop_all()
     return Microscope(profile, camera, axis, clock, profile.objective[0], world)
+
+
+def remember(axis: ZAxis, profile: BoardProfile, state: Path | None) -> None:
+    """Have an axis record where it rests, one record for one axis of the machine; None for no record.
+
+    Raises:
+        AxisError: Another process moves this axis, or the record cannot be written.
+    """
+    ledger = open_ledger(state / f"{axis_identity(profile)}.axis") if state is not None else None
+    if ledger is not None:
+        axis.remember(ledger)
+
+
+def axis_identity(profile: BoardProfile) -> str:
+    """Which axis of this machine a board file means, whatever the file calls the board: fit for a file name.
+
+    A driver says it by an optional `identity(profile)`; simulated axes are as many as there are boards.
+
+    Raises:
+        UnknownPlugin: There is no such driver.
+        ProfileError: Its options are wrong.
+    """
+    module = plugins.load("firmware.axes", profile.axis.driver)
+    if not hasattr(module, "identity"):
+        return f"{profile.axis.driver}-{profile.name}"
+    with _options_of(profile, "axis"):
+        return re.sub(r"[^\w.-]+", "_", f"{profile.axis.driver}-{module.identity(profile)}")
 
 
 def with_simulation(profile: BoardProfile, **flaws: object) -> BoardProfile:

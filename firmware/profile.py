@@ -126,9 +126,14 @@ class AxisProfile(Table):
         return self.nominal_um_per_step or self.um_per_step
 
     @property
-    def mechanics_key(self) -> str:
-        """What a count of steps means; a position that was counted by another is worth nothing."""
-        parts = (self.driver, self.direction, self.um_per_step, self.homing, sorted(self.options.items()))
+    def position_key(self) -> str:
+        """What a count of steps means; a position that was counted by another is worth nothing.
+
+        The zero of an axis with a switch hangs on its limits, at one of which the switch is.
+        """
+        parts = [self.driver, self.direction, self.um_per_step, self.homing, sorted(self.options.items())]
+        if self.homing == "switch":
+            parts += [self.low_um, self.high_um]
         return f"{self.driver}-{zlib.crc32(repr(parts).encode()):08x}"
 
     @model_validator(mode="after")

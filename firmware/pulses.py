@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from firmware.clock import Clock
+from firmware.errors import AxisError
 from firmware.motion import Seconds
 
 Plan = Callable[[int], Seconds]
 """Times of so many pulses, from rest to rest: (n,) s."""
 
-_PRIORITY = 50
+PRIORITY = 50
 _LATE_S = 100e-6
 _SLOWED_S = 1e-3
 _HELD = 0.25
@@ -64,20 +65,24 @@ class Timing:
 
 @dataclass
 class Order:
-    """A train to send: how many pulses, what comes before them, when they come, what sends one, what ends them early.
+    """A train to send: how many pulses, what comes before them, when they come, what ends them early, both edges.
 
-    `blocked` is asked before every pulse; any word from it ends the train before that pulse. All four are called
-    from the thread that sends.
+    `blocked` is asked before every pulse; any word from it ends the train before that pulse. A pulse counts as sent
+    from its rising edge on. All are called from the thread that sends. `interval_s` is the planned distance of the
+    pulse that was due last from the one before it, `slowed_at_s` the least at which a late one slowed the motor down.
     """
 
     count: int
     prepare: Callable[[], None]
     plan: Plan
-    pulse: Callable[[], None]
     blocked: Callable[[], str]
+    rise: Callable[[], None]
+    fall: Callable[[], None]
     sent: int = 0
     why: str = ""
     interval_s: float = 0.0
+    slowed_at_s: float = 0.0
+    cancelled: bool = False
     failure: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -109,12 +114,21 @@ class PulseThread:
         """Send a train and wait for its end; `sent` says how many pulses there were, `why` what ended it early.
 
         Raises:
-            Exception: Whatever the pulse or the question raised; `order.sent` is right nevertheless.
+            AxisError: The thread has ended.
+            Exception: Whatever the order's functions raised, or an idle call before it; `order.sent` is right
+                nevertheless.
         """
         with self._wake:
+            if self._closing or not self._thread.is_alive():
+                raise AxisError("the axis is closed; open the microscope again")
             self._order = order
             self._wake.notify()
-        order.done.wait()
+        try:
+            order.done.wait()
+        except BaseException:  # Ctrl-C: the motor is not to run on behind it
+            order.cancelled = True
+            order.done.wait()
+            raise
         if order.failure is not None:
             raise order.failure
         return order
@@ -127,15 +141,20 @@ class PulseThread:
         self._thread.join()
 
     def _work(self) -> None:
-        self.timing.realtime = self._realtime and _realtime()
+        self.timing.realtime = self._realtime and ask_for_realtime()
         while True:
             with self._wake:
+                failure = None
                 if not self._wake.wait_for(lambda: self._order or self._closing, self._idle_s):
-                    self._idle()
+                    failure = self._idled()
                     self._wake.wait_for(lambda: self._order or self._closing)
                 order, self._order = self._order, None
             if order is None:
                 return
+            if failure is not None:
+                order.failure = failure
+                order.done.set()
+                continue
             patience_s = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
             try:
@@ -146,11 +165,19 @@ class PulseThread:
                 sys.setswitchinterval(patience_s)
                 order.done.set()
 
+    def _idled(self) -> BaseException | None:
+        """What the idle call raised, for whoever sends the next train."""
+        try:
+            self._idle()
+        except BaseException as error:  # noqa: BLE001 - it has no other hearer
+            return error
+        return None
+
     def _send(self, order: Order) -> None:
         """Ramp, and ramp again after a pause that slowed the motor down, until all pulses are sent."""
         ramps = 0
         order.prepare()
-        while order.sent < order.count and not order.why:
+        while order.sent < order.count and not order.why and not order.cancelled:
             self.timing.ramped_again += ramps > 0
             ramps += 1
             self._ramp(order, order.plan(order.count - order.sent))
@@ -164,12 +191,13 @@ class PulseThread:
             due_s += order.interval_s
             self._clock.wake_at(due_s)
             order.why = order.blocked()
-            if order.why:
+            if order.why or order.cancelled:
                 return
             began_s = self._clock.now_s()
             late_s = max(began_s - due_s, 0.0)
-            order.pulse()
+            order.rise()
             order.sent += 1
+            order.fall()
             # The pulse itself may have been held up, after the clock was read.
             held_s = self._clock.now_s() - began_s
             if held_s > _HELD * order.interval_s:
@@ -177,12 +205,13 @@ class PulseThread:
             self.timing.note(late_s)
             due_s += late_s
             if late_s > max(_SLOWED_S, order.interval_s):
+                order.slowed_at_s = min(order.slowed_at_s or order.interval_s, order.interval_s)
                 return
 
 
-def _realtime() -> bool:
+def ask_for_realtime() -> bool:
     """Ask for real-time priority and exact timers for the calling thread; whether the system allows the first."""
     with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         return True
     return False

@@ -43,6 +43,7 @@ class ZAxis(ABC):
         self._blind_um = 0.0
         self._overshoot = round(profile.backlash_um / profile.um_per_step)
         self._play = self._overshoot
+        self._losses = 0
         self._halt = threading.Event()
         self._moving = False
         self._rested_s = clock.now_s()
@@ -55,7 +56,7 @@ class ZAxis(ABC):
         Only a stage that stays where it is without power (`holds_without_power`) is believed to have stayed.
         """
         self._ledger = ledger
-        rest = ledger.last(self.profile.mechanics_key)
+        rest = ledger.last(self.profile.position_key)
         if rest is None or not self.profile.holds_without_power:
             return
         self._record()
@@ -67,10 +68,13 @@ class ZAxis(ABC):
 
         An axis that was homed has to be homed again: its switch lies elsewhere in the new um.
         """
+        self._record()
         self._steps *= profile.direction * self.profile.direction
         self.profile = profile
         self._overshoot = round(profile.backlash_um / profile.um_per_step)
         self._play = self._overshoot
+        self._record()
+        self._rested_s = self._clock.now_s()
         if self._trust is Trust.HOMED:
             self.distrust()
         self._note_rest()
@@ -94,6 +98,11 @@ class ZAxis(ABC):
     def trusted(self) -> bool:
         """Whether it may move far."""
         return self._trust in (Trust.HOMED, Trust.ZEROED)
+
+    @property
+    def losses(self) -> int:
+        """How often the position was lost so far; a place is only the same place while this stays the same."""
+        return self._losses
 
     @property
     def moving(self) -> bool:
@@ -154,15 +163,19 @@ class ZAxis(ABC):
         self._blind_um += length_um
         return self._visit(z_um, legs)
 
-    def go_back(self, z_um: float) -> Move:
+    def go_back(self, z_um: float, losses: int) -> Move:
         """Return to where the axis was before: clamped to the limits, and free of the blind budget.
 
+        Args:
+            z_um: Where that was.
+            losses: What `losses` said there.
+
         Raises:
-            NotTrusted: The position was lost on the way, so that nobody knows where "back" is; nothing moved.
+            NotTrusted: The position was lost since, so that nobody knows where "back" is; nothing moved.
             MotionStopped, AxisError: As `move_to`.
         """
-        if self._trust is Trust.LOST:
-            raise NotTrusted(f"the way back is not known, because the position is lost; {self._cure} first")
+        if self._losses > losses:
+            raise NotTrusted(f"the way back is not known, because the position was lost on it; {self._cure} first")
         self._check_halt()
         low, high = self.limits_um
         return self._visit(z_um, self._legs(min(max(z_um, low), high)))
@@ -237,6 +250,7 @@ class ZAxis(ABC):
         """
         if self.trusted:
             self._blind_um = 0.0
+        self._losses += 1
         self._trust, self._play = Trust.LOST, self._overshoot
         if self._ledger is not None:
             self._ledger.under_way()
@@ -355,7 +369,7 @@ class ZAxis(ABC):
             return
         with suppress(AxisError):
             rest = Rest(self._steps, self._play, self._trust.name)
-            self._ledger.at_rest(self.profile.mechanics_key, rest)
+            self._ledger.at_rest(self.profile.position_key, rest)
 
     def _record(self) -> None:
         self._past.append((self._clock.now_s(), self.z_um))

@@ -110,6 +110,7 @@ class Walk:
         self.loss_share = loss_share
         self.watch = MoveWatch()
         self.tally = Tally()
+        self.last_um = 0.0
         self.model: Model | None = None
 
     def field(self, number: int) -> None:

@@ -23,7 +23,7 @@ from edge_app.measured import Memory
 from edge_app.model import Model
 from firmware.clock import ManualClock
 from firmware.errors import CameraError, MotionStopped
-from firmware.microscope import Microscope, open_microscope, with_simulation
+from firmware.microscope import Microscope, axis_identity, open_microscope, with_simulation
 from firmware.simulation import World
 from firmware.travel import Trust
 
@@ -92,19 +92,36 @@ def test_direction_backlash_and_step_are_found_on_the_simulated_world(seed: int)
     assert record.um_per_step == pytest.approx(0.05 * scale, rel=0.01)
 
 
-def test_the_axis_goes_by_what_was_measured_and_ends_where_it_began() -> None:
+def test_the_axis_goes_by_what_was_measured() -> None:
     with board(backlash_um=3.0, scale_error=0.08, motor_direction=-1) as microscope:
-        before = microscope.axis.motor_steps
         done = calibrated(microscope, model_of(microscope))
         axis, world = microscope.axis, microscope.world
         assert world is not None
-        assert axis.motor_steps == before
         axis.move_to(-5.0)
         before_um = world.stage.carriage_um
         axis.move_to(5.0)
         assert world.stage.carriage_um - before_um == pytest.approx(10.0, abs=0.1)
         assert done.adopted
         assert axis.profile.backlash_um > 3.0
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("play_um", [-3.0, 0.0, 3.0])
+def test_the_objective_ends_where_it_began(keep: bool, direction: int, play_um: float) -> None:
+    with board(backlash_um=6.0, motor_direction=direction) as microscope:
+        world = microscope.world
+        assert world is not None
+        world.stage.motor_um += play_um
+        before_um = world.truth_um()
+        calibrated(microscope, model_of(microscope), keep=keep)
+        assert world.truth_um() == pytest.approx(before_um, abs=0.2)
+
+
+def test_frames_after_a_calibration_know_where_the_axis_is() -> None:
+    with board(backlash_um=2.0, scale_error=0.08) as microscope:
+        calibrated(microscope, model_of(microscope))
+        assert microscope.capture().z_um == pytest.approx(microscope.axis.z_um)
 
 
 def test_no_move_is_large_before_the_direction_is_known() -> None:
@@ -143,7 +160,7 @@ def test_what_was_measured_is_found_again_at_the_next_start(tmp_path: Path) -> N
         nominal = microscope.profile
         done = calibrated(microscope, model_of(microscope), Memory(nominal, tmp_path))
         assert Memory(nominal, tmp_path).profile.axis == microscope.profile.axis
-        assert done.kept_in == tmp_path / f"{nominal.name}.mechanics.json"
+        assert done.kept_in == tmp_path / f"{axis_identity(nominal)}.mechanics.json"
 
 
 def test_another_axis_in_the_board_file_makes_the_record_void(tmp_path: Path) -> None:
@@ -157,7 +174,7 @@ def test_another_axis_in_the_board_file_makes_the_record_void(tmp_path: Path) ->
 @pytest.mark.parametrize("content", ["", "{", '{"of": 1}', "[]", '{"direction": 7}'])
 def test_a_damaged_record_is_one_clear_error(tmp_path: Path, content: str) -> None:
     nominal = small_board()
-    (tmp_path / f"{nominal.name}.mechanics.json").write_text(content)
+    (tmp_path / f"{axis_identity(nominal)}.mechanics.json").write_text(content)
     with pytest.raises(StateUnusable, match="remove the file and run `parfocal calibrate mechanics`"):
         Memory(nominal, tmp_path)
 

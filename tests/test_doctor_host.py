@@ -19,6 +19,7 @@ from edge_app.doctor import NOTE
 from firmware import plugins
 from firmware.gpio import libgpiod
 from firmware.ledger import File
+from firmware.microscope import axis_identity
 from firmware.needs import Device, Needs
 from firmware.profile import BoardProfile, board_names, load_profile
 
@@ -174,7 +175,7 @@ def test_a_full_disk_says_to_free_some_space(tmp_path: Path, monkeypatch: pytest
 
 def test_an_axis_that_another_parfocal_moves_is_left_alone(tmp_path: Path) -> None:
     real = board().model_copy(update={"simulation": None})
-    stage, held = a_stage(), File(tmp_path / "bench.axis")
+    stage, held = a_stage(), File(tmp_path / f"{axis_identity(board())}.axis")
     found = at_the_stage(stage, swept(real), state=tmp_path)
     held.close()
     assert "another parfocal moves this axis" in found["axis", "step_dir"].detail
@@ -186,11 +187,11 @@ def test_an_axis_that_another_parfocal_moves_is_left_alone(tmp_path: Path) -> No
 def test_the_small_move_is_recorded_as_every_other(tmp_path: Path) -> None:
     real = board({"holds_without_power": True}).model_copy(update={"simulation": None})
     at_the_stage(a_stage(), swept(real), state=tmp_path)
-    assert '"axis": ""' in (tmp_path / "bench.axis").read_text(encoding="utf-8")
+    assert '"axis": ""' in (tmp_path / f"{axis_identity(board())}.axis").read_text(encoding="utf-8")
 
 
 def test_measured_mechanics_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    (tmp_path / "bench.mechanics.json").write_text("{", encoding="utf-8")
+    (tmp_path / f"{axis_identity(board())}.mechanics.json").write_text("{", encoding="utf-8")
     found = at_the_stage(a_stage(), swept(board()), state=tmp_path)
     assert failed(found) == {("state", "mechanics")}
     assert "calibrate mechanics` again" in found["state", "mechanics"].detail

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from counter import an_axis, profile
+from physical_stage import board
 
 from firmware import ledger as ledgers
 from firmware.clock import ManualClock
 from firmware.errors import AxisError, NotTrusted
 from firmware.ledger import File, Ledger, Rest, open_ledger
-from firmware.microscope import open_microscope
+from firmware.microscope import axis_identity, open_microscope
 from firmware.profile import BoardProfile, load_profile
 from firmware.travel import Trust
 
@@ -169,6 +170,43 @@ def test_what_is_no_record_is_not_believed(tmp_path: Path, content: bytes) -> No
     assert Ledger(File(path)).last("motor") is None
 
 
+def worn_out(_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_rest_whose_write_failed_half_way_is_not_left_standing_while_the_axis_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = Ledger(File(tmp_path / "axis"))
+    book.under_way()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", worn_out)
+        with pytest.raises(AxisError, match="cannot be recorded"):
+            book.at_rest("motor", HOME)
+    book.under_way()
+    assert book.last("motor") is None
+
+
+def test_a_record_that_cannot_be_locked_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Ledger(File(tmp_path / "axis"))
+    first.at_rest("motor", HOME)
+    first.close()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as nfs:
+        nfs.setattr("fcntl.flock", no_locks)
+        with pytest.raises(AxisError, match="local disk"):
+            File(tmp_path / "axis")
+    assert Ledger(File(tmp_path / "axis")).last("motor") == HOME
+
+
+def test_one_axis_has_one_record_whatever_the_board_file_calls_the_board() -> None:
+    copy = board().model_copy(update={"name": "my_copy"})
+    assert axis_identity(copy) == axis_identity(board()) == "step_dir-mock-17-27"
+
+
 def test_one_axis_has_one_master(tmp_path: Path) -> None:
     first = File(tmp_path / "axis")
     with pytest.raises(AxisError, match="another parfocal moves this axis"):
@@ -248,6 +286,8 @@ def test_a_board_that_homes_at_its_start_does_not_where_it_knows_its_place(tmp_p
 
 def test_the_key_of_mechanics_changes_with_what_a_step_means_only() -> None:
     plain = profile()
-    assert profile(low_um=-20).mechanics_key == plain.mechanics_key
+    windowed = profile(homing="window")
+    assert profile(homing="window", low_um=-20).position_key == windowed.position_key
+    assert profile(low_um=-20).position_key != plain.position_key
     others = [profile(um_per_step=0.11), profile(direction=-1), profile(options={"a": 1}), profile(homing="window")]
-    assert len({p.mechanics_key for p in (plain, *others)}) == 5
+    assert len({p.position_key for p in (plain, *others)}) == 5

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from firmware.clock import ManualClock, SystemClock
+from firmware.errors import AxisError
 from firmware.motion import Limits, Seconds, train
 from firmware.pulses import Order, PulseThread, Timing
 
@@ -32,8 +33,12 @@ def plan(count: int) -> Seconds:
     return train(count, 0.05, LIMITS)
 
 
+def nothing() -> None:
+    return
+
+
 def order(count: int, pulse: Callable[[], None], blocked: Callable[[], str] = lambda: "") -> Order:
-    return Order(count, lambda: None, plan, pulse, blocked)
+    return Order(count, nothing, plan, blocked, pulse, nothing)
 
 
 @contextmanager
@@ -108,7 +113,7 @@ def test_a_pulse_that_fails_is_told_to_whoever_waits_and_the_thread_lives_on() -
     with a_thread(ManualClock()) as thread:
         with pytest.raises(OSError, match="the chip is gone"):
             thread.send(order(5, break_down))
-        assert thread.send(order(5, lambda: None)).sent == 5
+        assert thread.send(order(5, nothing)).sent == 5
 
 
 def test_an_idle_thread_says_so_once_and_from_itself() -> None:
@@ -121,7 +126,7 @@ def test_an_idle_thread_says_so_once_and_from_itself() -> None:
 
     thread = PulseThread(ManualClock(), note, idle_s=0.01)
     assert idle.wait(10.0)
-    assert thread.send(order(3, lambda: None)).sent == 3
+    assert thread.send(order(3, nothing)).sent == 3
     thread.close()
     assert called[0] == "parfocal-pulses"
 
@@ -130,7 +135,7 @@ def test_real_pulses_are_all_sent_in_no_less_than_the_planned_time() -> None:
     clock, count = SystemClock(), 200
     thread = PulseThread(clock)
     began_s = clock.now_s()
-    done = thread.send(order(count, lambda: None))
+    done = thread.send(order(count, nothing))
     took_s = clock.now_s() - began_s
     thread.close()
     assert done.sent == thread.timing.pulses == count
@@ -142,3 +147,69 @@ def test_timing_can_be_told_apart_by_moves() -> None:
     after = Timing(pulses=5, late=1, worst_s=0.2, sum_s=0.4)
     assert after.since(before).pulses == 2
     assert after.since(before).mean_s == pytest.approx(0.05)
+
+
+def test_an_idle_call_that_fails_is_told_to_who_sends_next_and_the_thread_lives_on() -> None:
+    idle = threading.Event()
+
+    def fail() -> None:
+        idle.set()
+        raise OSError("the line is gone")
+
+    thread = PulseThread(ManualClock(), fail, idle_s=0.01)
+    assert idle.wait(10.0)
+    with pytest.raises(OSError, match="the line is gone"):
+        thread.send(order(3, nothing))
+    thread._idle_s = None
+    assert thread.send(order(3, nothing)).sent == 3
+    thread.close()
+
+
+def test_a_closed_thread_refuses_a_train() -> None:
+    thread = PulseThread(ManualClock())
+    thread.close()
+    with pytest.raises(AxisError, match="open the microscope again"):
+        thread.send(order(3, nothing))
+
+
+class Interrupted(threading.Event):
+    """Ctrl-C at the first waiting; at the second the motor, held at its sixth pulse, may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.motor = threading.Event()
+        self.waited = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited += 1
+        if self.waited == 1:
+            raise KeyboardInterrupt
+        self.motor.set()
+        return super().wait(timeout)
+
+
+def test_an_interrupted_sender_stops_the_motor() -> None:
+    done = Interrupted()
+    with a_thread(ManualClock()) as thread:
+        waiting = order(10_000, lambda: None if waiting.sent != 5 else await_motor(done))
+        waiting.done = done
+        with pytest.raises(KeyboardInterrupt):
+            thread.send(waiting)
+    assert waiting.sent <= 6
+    assert done.is_set()
+
+
+def await_motor(done: Interrupted) -> None:
+    assert done.motor.wait(10.0)
+
+
+def test_a_pulse_counts_from_its_rising_edge() -> None:
+    def stuck() -> None:
+        raise OSError("the line stays high")
+
+    with a_thread(ManualClock()) as thread:
+        broken = order(5, nothing)
+        broken.fall = stuck
+        with pytest.raises(OSError, match="stays high"):
+            thread.send(broken)
+        assert broken.sent == 1

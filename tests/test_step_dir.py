@@ -6,7 +6,7 @@ import random
 import threading
 
 import pytest
-from physical_stage import ENABLE, LOWER, STEP, Stage, a_stage, board, opened, stage_behind_pins
+from physical_stage import ENABLE, LOWER, STEP, UPPER, Stage, a_stage, board, opened, stage_behind_pins
 
 from firmware.errors import (
     AxisError,
@@ -173,11 +173,54 @@ def test_a_switch_that_never_closes_is_told_after_the_whole_travel() -> None:
         axis.home()
 
 
-def test_a_switch_that_is_stuck_is_told_after_backing_off() -> None:
+def test_a_switch_that_is_stuck_is_told_after_backing_off_and_the_axis_goes_back() -> None:
     stage = a_stage(stuck=True)
-    with opened(stage) as axis, pytest.raises(AxisError, match=r"still closed 20 um away.*stuck"):
+    with opened(stage) as axis:
+        for _ in range(5):
+            with pytest.raises(AxisError, match=r"still closed 20 um away.*went back; it is stuck"):
+                axis.home()
+        assert stage.position == 0
+
+
+def test_two_closed_switches_are_no_place_and_nothing_moves() -> None:
+    stage = a_stage(stuck=True, bottom=0)
+    with opened(stage) as axis, pytest.raises(AxisError, match=r"both limit switches are closed.*nothing moved"):
         axis.home()
-    assert stage.pulses <= 400
+    assert stage.pulses == 0
+
+
+@pytest.mark.parametrize("act", ["home", "move"])
+def test_a_wrong_direction_ends_at_the_other_switch_and_not_behind_it(act: str) -> None:
+    stage = a_stage(bottom=-200)
+    with opened(stage, board({"direction": -1, "homing": "window" if act == "move" else "switch"})) as axis:
+        if act == "move":
+            axis.set_zero()
+            with pytest.raises(LimitReached):
+                axis.move_to(90.0)
+        else:
+            with pytest.raises(LimitReached, match="`parfocal calibrate mechanics` finds the direction"):
+                axis.home()
+        assert stage.position == stage.bottom
+        assert not axis.trusted
+
+
+def test_noise_on_a_switch_line_is_no_switch() -> None:
+    stage = a_stage()
+    level, readings = stage.level, iter(range(10**9))
+    stage.level = lambda number: False if number == UPPER and next(readings) % 50 == 7 else level(number)  # type: ignore[method-assign]
+    with opened(stage) as axis:
+        axis.home()
+        assert axis.z_um == pytest.approx(where_it_should_be(axis, stage), abs=0.051)
+
+
+def test_a_contact_that_bounces_when_it_is_left_does_not_end_the_way() -> None:
+    stage = a_stage()
+    with opened(stage, board({"homing": "window", "blind_um": 20.0, "backlash_um": 0.0})) as axis:
+        stage.position = stage.top
+        level = stage.level
+        stage.level = lambda number: number != UPPER and level(number) if stage.pulses in (3, 6, 9) else level(number)  # type: ignore[method-assign]
+        axis.move_by(-5.0)
+        assert stage.position == stage.top - 100
 
 
 def test_the_position_after_a_fault_counts_the_steps_that_were_sent() -> None:
@@ -212,7 +255,7 @@ def test_the_motor_has_power_only_from_its_first_move_on_and_none_after_closing(
 def test_the_motor_loses_its_power_at_rest_and_has_it_again_for_the_next_move() -> None:
     stage = a_stage()
     off = threading.Event()
-    with opened(stage, board(options={"power_off_after_s": 0.02})) as axis:
+    with opened(stage, board({"holds_without_power": True}, {"power_off_after_s": 0.02})) as axis:
         idle = axis._thread._idle
         axis._thread._idle = lambda: (idle(), off.set())  # type: ignore[assignment,func-returns-value]
         axis.home()
@@ -241,6 +284,7 @@ def test_a_step_pulse_is_never_left_high() -> None:
             {"pins": {"step": {"line": 1}, "direction": {"line": 2}}},
             "needs the line axis.options.pins.upper_switch",
         ),
+        ({}, {"power_off_after_s": 1}, "set holds_without_power = true"),
         (
             {"homing": "window"},
             {"pins": {"step": {"line": 1}, "direction": {"line": 2}}, "power_off_after_s": 1},

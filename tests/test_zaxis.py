@@ -350,15 +350,32 @@ def test_limits_in_the_wrong_order_are_refused() -> None:
 def test_going_back_needs_no_blind_budget_and_stays_inside_the_limits() -> None:
     axis = an_axis(blind_um=4.0)
     axis.move_to(3.0)
-    axis.go_back(0.0)
+    axis.go_back(0.0, axis.losses)
     assert axis.z_um == pytest.approx(0.0)
 
 
 def test_nobody_goes_back_on_an_axis_that_is_lost() -> None:
     axis = homed()
+    before = axis.losses
     axis.distrust()
     with pytest.raises(NotTrusted, match="way back is not known"):
-        axis.go_back(1.0)
+        axis.go_back(1.0, before)
+
+
+def test_a_job_that_began_without_trust_goes_back_all_the_same() -> None:
+    axis = homed()
+    axis.distrust()
+    before = axis.losses
+    axis.move_by(-2.0)
+    assert axis.go_back(0.0, before).to_um == pytest.approx(0.0)
+
+
+def test_frames_after_measured_mechanics_know_the_new_um() -> None:
+    axis = homed(backlash_um=0)
+    axis.move_to(-20.0)
+    axis._clock.sleep(5.0)
+    axis.adopt(axis.profile.model_copy(update={"um_per_step": 0.11}))
+    assert axis.z_at(axis._clock.now_s()) == axis.z_um == pytest.approx(-22.0)
 
 
 def test_frames_after_set_zero_know_the_new_zero() -> None:

@@ -148,6 +148,12 @@ def missing() -> str:
     return micromanager.missing()
 
 
+def identity(profile: BoardProfile) -> str:
+    """The stage of a configuration."""
+    options = AxisOptions.model_validate(profile.axis.options)
+    return f"{options.config.resolve() if options.config else 'demo'}-{options.device}"
+
+
 def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis:
     """Open the focus stage of a Micro-Manager configuration; nothing moves.
 
@@ -161,6 +167,11 @@ def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis
         raise ProfileError(
             f"board {profile.name!r}: parfocal sees no switch of a Micro-Manager stage; in [axis] set "
             'homing = "device", or "window" if its zero is wherever it was switched on'
+        )
+    if profile.axis.homing == "window" and profile.axis.holds_without_power:
+        raise ProfileError(
+            f"board {profile.name!r}: a Micro-Manager stage can be moved by other programs, so its zero is not "
+            'believed after a restart; set homing = "device", or holds_without_power = false'
         )
     share = micromanager.share(profile, options)
     try:

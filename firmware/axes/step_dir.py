@@ -7,6 +7,7 @@ objective away from the specimen is the profile's `direction`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Literal
 
@@ -24,10 +25,13 @@ from firmware.simulation import World
 from firmware.table import Table
 from firmware.zaxis import ZAxis
 
+_log = logging.getLogger(__name__)
 _HALTED = "halted"
 _INPUTS = ("fault", "upper_switch", "lower_switch")
 _OUTPUTS = ("step", "direction", "enable")
+_SWITCHES = ("upper_switch", "lower_switch")
 _ROOM = 1.2
+_READINGS, _READ_AGAIN_S, _BOUNCES = 3, 50e-6, 20
 _NO_ENABLE = (
     "the board file has no axis.options.pins.enable: nothing can cut the motor's power; connect the driver's EN and "
     "name its line, or tie EN to ground, and the motor is live as soon as its supply is"
@@ -91,6 +95,7 @@ class StepDirAxis(ZAxis):
         self._pins = pins
         self._has = options.pins.among((*_INPUTS, *_OUTPUTS)).keys()
         self._limits = Limits(profile.speed_um_s, options.acceleration_um_s2, options.jerk_um_s3)
+        self._switches = [role for role in _SWITCHES if role in self._has]
         self._powered = False
         self._thread = PulseThread(clock, self._power_off, options.power_off_after_s)
 
@@ -107,8 +112,10 @@ class StepDirAxis(ZAxis):
         """Stop, cut the motor's power where there is an enable line, and let go of the lines."""
         super().close()
         self._thread.close()
-        self._power_off()
-        self._pins.close()
+        try:
+            self._power_off()
+        finally:
+            self._pins.close()
 
     def _drive(self, steps: int, halt: threading.Event) -> int:
         order = self._order(steps, self._limits, halt)
@@ -121,6 +128,8 @@ class StepDirAxis(ZAxis):
             raise
         if order.why and self._speed_um_s(order) > self._options.start_um_s:
             self.distrust()
+        elif order.slowed_at_s and self.profile.um_per_step / order.slowed_at_s > self._options.start_um_s:
+            _log.warning("pulses paused while the motor was at speed; if it slipped, the next look will not fit")
         return sign * order.sent
 
     def _seek_home(self, halt: threading.Event) -> int:
@@ -134,7 +143,12 @@ class StepDirAxis(ZAxis):
         slow = self._limits.slower(self._options.home_slow_um_s)
         whole_um = self._options.home_travel_um or _ROOM * (high_um - low_um)
         clear_um = self._options.home_clear_um
-        if not self._closed():
+        if len(self._switches) > 1 and all(map(self._active, self._switches)):
+            raise AxisError(
+                "both limit switches are closed, and no stage stands at both its ends; check their common wire and "
+                "active_low; nothing moved"
+            )
+        if not self._active(self._options.home_switch):
             self._approach(-away * whole_um, self._limits, halt)
         self._leave(away * clear_um, halt)
         self._approach(-away * 2 * clear_um, slow, halt)
@@ -144,35 +158,52 @@ class StepDirAxis(ZAxis):
 
     def _approach(self, distance_um: float, limits: Limits, halt: threading.Event) -> None:
         """Towards the switch until it closes."""
-        order = self._thread.send(self._order(self._motor_steps(distance_um), limits, halt))
-        if order.why == self._options.home_switch:
+        switch = self._options.home_switch
+        order = self._thread.send(self._order(self._steps_for(distance_um), limits, halt))
+        if order.why == switch and self._active(switch):
             return
+        if order.why == switch:
+            raise AxisError(f"the switch {switch} closed and opened again at rest; look for a loose contact")
+        if order.why in _SWITCHES:
+            raise LimitReached(
+                f"the switch {order.why} closed on the way to {switch}: the motor turns the other way than the board "
+                "file says, or the switches are exchanged; `parfocal calibrate mechanics` finds the direction"
+            )
         self._check(order)
         if order.why:
             return
         raise AxisError(
-            f"the switch {self._options.home_switch} did not close within {abs(distance_um):.0f} um; check its wires, "
-            "its place, and that the motor turns the right way (`parfocal doctor --board ...` shows the lines)"
+            f"the switch {switch} did not close within {abs(distance_um):.0f} um; check its wires and its place, and "
+            "that the motor turns the right way (`parfocal calibrate mechanics` finds out)"
         )
 
     def _leave(self, distance_um: float, halt: threading.Event) -> None:
-        """Away from the switch, which must have opened at the end."""
+        """Away from the switch, which must have opened at the end; else the way is made back."""
         if halt.is_set():
             return
-        order = self._thread.send(self._order(self._motor_steps(distance_um), self._limits, halt))
+        switch, steps = self._options.home_switch, self._steps_for(distance_um)
+        order = self._thread.send(self._order(steps, self._limits, halt))
         self._check(order)
-        if not order.why and self._closed():
+        if not order.why and self._active(switch):
+            self._thread.send(self._order(-steps, self._limits, halt, despite=switch))
             raise AxisError(
-                f"the switch {self._options.home_switch} is still closed {abs(distance_um):.0f} um away from where it "
-                "closed; it is stuck, wired the other way round (active_low), or home_clear_um is too small"
+                f"the switch {switch} was still closed {abs(distance_um):.0f} um away from where it closed, and the "
+                "axis went back; it is stuck, its wire is broken (a normally closed switch then reads as closed), it "
+                "is wired the other way round (active_low), or home_clear_um is too small"
             )
 
-    def _order(self, steps: int, limits: Limits, halt: threading.Event) -> Order:
-        """A train of motor steps that ends when all are sent or something is in the way."""
-        away = steps * self.profile.direction > 0
-        ahead = "upper_switch" if away else "lower_switch"
+    def _order(self, steps: int, limits: Limits, halt: threading.Event, despite: str = "") -> Order:
+        """A train of motor steps that ends when all are sent or something is in the way.
+
+        Ahead is what the profile's direction says, and that may be wrong: so a switch at either end that is open
+        when the train begins, and closes on the way, ends it. One that is closed may be left.
+        """
+        ahead = "upper_switch" if steps * self.profile.direction > 0 else "lower_switch"
+        leaving: dict[str, int] = {}
 
         def prepare() -> None:
+            closed = [role for role in self._switches if role != ahead and self._active(role)]
+            leaving.update(dict.fromkeys(closed, 0))
             self._power_on()
             self._pins.set("direction", steps > 0)
             self._clock.sleep(self._options.turn_us / 1e6)
@@ -183,25 +214,41 @@ class StepDirAxis(ZAxis):
         def blocked() -> str:
             if halt.is_set():
                 return _HALTED
-            if "fault" in self._has and self._pins.get("fault"):
+            if "fault" in self._has and self._active("fault"):
                 return "fault"
-            return ahead if ahead in self._has and self._pins.get(ahead) else ""
+            return next((role for role in self._switches if role != despite and shut(role)), "")
 
-        return Order(abs(steps), prepare, plan, self._pulse, blocked)
+        def shut(role: str) -> bool:
+            if role not in leaving:
+                return self._active(role)
+            # A contact that opens bounces.
+            leaving[role] = 0 if self._pins.get(role) else leaving[role] + 1
+            if leaving[role] > _BOUNCES:
+                del leaving[role]
+            return False
 
-    def _pulse(self) -> None:
+        return Order(abs(steps), prepare, plan, blocked, self._rise, self._fall)
+
+    def _rise(self) -> None:
         self._pins.set("step", True)
+
+    def _fall(self) -> None:
         self._clock.wake_at(self._clock.now_s() + self._options.pulse_us / 1e6)
         self._pins.set("step", False)
+
+    def _active(self, role: str) -> bool:
+        """What an input says, three times over if it says active: a motor's noise in a long wire is no switch."""
+        for _ in range(_READINGS):
+            if not self._pins.get(role):
+                return False
+            self._clock.wake_at(self._clock.now_s() + _READ_AGAIN_S)
+        return True
 
     def _speed_um_s(self, order: Order) -> float:
         return self.profile.um_per_step / order.interval_s if order.sent else 0.0
 
-    def _motor_steps(self, distance_um: float) -> int:
+    def _steps_for(self, distance_um: float) -> int:
         return self.profile.direction * round(distance_um / self.profile.um_per_step)
-
-    def _closed(self) -> bool:
-        return self._pins.get(self._options.home_switch)
 
     def _check(self, order: Order) -> None:
         """Raise what ended a train early, unless somebody halted it."""
@@ -210,9 +257,10 @@ class StepDirAxis(ZAxis):
         self.distrust()
         if order.why == "fault":
             self._power_off()
+            cut = "its power was cut" if "enable" in self._has else "switch its supply off"
             raise MotorFault(
-                "the motor driver's fault line is active (too hot, a short circuit, or no motor supply); its power "
-                f"was cut; mend that, then {self._cure}"
+                "the motor driver's fault line is active (too hot, a short circuit, or no motor supply); "
+                f"{cut}; mend that, then {self._cure}"
             )
         raise LimitReached(
             f"the {order.why.replace('_', ' ')} is closed; the axis rests and may only move away from it; the "
@@ -229,6 +277,13 @@ class StepDirAxis(ZAxis):
         if "enable" in self._has and self._powered:
             self._pins.set("enable", False)
         self._powered = False
+
+
+def identity(profile: BoardProfile) -> str:
+    """The motor that its lines drive."""
+    options = StepDirOptions.model_validate(profile.axis.options)
+    turns = options.pins.direction
+    return f"{options.chip}-{options.pins.step.line}-{turns.line}{'-low' if turns.active_low else ''}"
 
 
 def needs(profile: BoardProfile) -> Needs:
@@ -252,6 +307,11 @@ def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis
         raise ProfileError(
             f'board {profile.name!r}: homing = "switch" needs the line axis.options.pins.{options.home_switch}; '
             'connect a switch, or use homing = "window"'
+        )
+    if options.power_off_after_s is not None and not profile.axis.holds_without_power:
+        raise ProfileError(
+            f"board {profile.name!r}: power_off_after_s cuts the motor's power while the position is believed; that "
+            "needs a stage that stays where it is: set holds_without_power = true if yours does"
         )
     library = plugins.load("firmware.gpio", options.gpio)
     pins: Pins = library.open_pins(options.chip, options.pins.among(_OUTPUTS), options.pins.among(_INPUTS))
