@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-
 from edge_app.controller import Controller, Look
 from edge_app.errors import UnfitRuler
-from edge_app.estimate import PatchMap, Verdict, centre_of, places_of
+from edge_app.estimate import Verdict, level_um
 from edge_app.measured import Measured
 from edge_app.mechanics import Mechanics, Reading, ScanGround
 from edge_app.model import Model
@@ -21,7 +19,6 @@ from edge_app.scan import Inconclusive, scan
 from firmware.errors import FirmwareError
 from firmware.travel import Travel
 
-_SOFT_UM, _FREE = 0.1, 1e-4
 _CLEAR_UM = 1.0
 
 OnReading = Callable[[int, Look, int, str], None]
@@ -154,21 +151,7 @@ def _reading(look: Look, motor_steps: int, near_um: float) -> Reading | None:
     else:
         return None
     patches = seen.patches.defocus_um
-    return Reading(motor_steps, look.frame.captured_at_s, _level_um(seen.patches), sigma_um, patches)
-
-
-def _level_um(patches: PatchMap) -> float:
-    """The defocus in the middle of the frame, freed from the whole tilt of the slide.
-
-    A frame's own estimate trusts a tilt only so far. Its patches weigh the more the nearer to focus they are, so
-    that it reads some 0.6 % short of the way where the slide is tilted by 1 um: little for focusing, not for a ruler.
-    """
-    asked = np.isfinite(patches.defocus_um)
-    values, sigma_um = patches.defocus_um[asked], patches.sigma_um[asked]
-    level_um, _ = centre_of(
-        values, np.asarray(1 / sigma_um**2, np.float32), places_of(asked, patches.grid), _SOFT_UM, held=_FREE
-    )
-    return level_um
+    return Reading(motor_steps, look.frame.captured_at_s, level_um(seen.patches), sigma_um, patches)
 
 
 def _ruler(controller: Controller) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edge_app.estimate import Verdict
+from edge_app.estimate import Verdict, level_um
 from edge_app.strategy import Observation
 from edge_app.watch import Passage, paired
 from firmware.travel import Move
@@ -21,7 +21,7 @@ def passage_of(before: Observation, move: Move, after: Observation, last_dz_um: 
     commanded_um = move.to_um - move.from_um
     turned = move.legs > 1 or commanded_um * last_dz_um < 0
     sigma_um = math.hypot(first.sigma_um, then.sigma_um)
-    return Passage(commanded_um, then.defocus_um - first.defocus_um, sigma_um, turned)
+    return Passage(commanded_um, level_um(then.patches) - level_um(first.patches), sigma_um, turned)
 
 
 def returned_by(before: Observation, again: Observation) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ _SUSPECT, _SUSPECT_UM = 2.2, 0.25
 _CONFIRM, _CONFIRM_UM = 3.5, 0.25
 _WINDOW, _FEWEST = 20, 4
 _ALARM, _ALARM_WITHOUT_ONE, _APART = 14.0, 7.0, 7.0
-_LEAST_SLIP, _LEAST_BACKLASH_UM = 0.015, 0.2
+_LEAST_SLIP, _LEAST_BACKLASH_UM = 0.02, 0.2
 _HUBER, _ROUNDS, _NOTHING = 2.0, 3, 1e-9
 _MEMORY, _PRIOR, _CLIP = 300, 20.0, 4.0
 
@@ -73,7 +73,7 @@ class MoveWatch:
 
     A steady slip of 3 % is found within 20 moves if these are 60 sigma long (root mean square): 6 um for a sigma of
     0.1 um, 18 um for 0.3 um; lengths must vary, or some moves reverse and some not, for slip to be told from drifted
-    backlash. The window holds 20 moves, so moves under 20 sigma seldom show so small a slip, and a slip under 1.5 %
+    backlash. The window holds 20 moves, so moves under 20 sigma seldom show so small a slip, and a slip under 2 %
     is not told from the ruler's own scale, nor a change of backlash under 0.2 um from its own error.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from firmware.microscope import Microscope, open_microscope
 from firmware.travel import Trust
 from firmware.zaxis import ZAxis
 
+CURE = r"[;:,] .*\b(check|mend|free|add|raise|look|shorten|gives|home|use|stuck)\b"
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 HEAD = """# Faults, and the way back
 
@@ -250,7 +252,7 @@ def pulses_late() -> Row:
     message = (
         f"no error; {timing.late} pulses late, worst {timing.worst_s * 1e3:.0f} ms, {timing.ramped_again} new ramps"
     )
-    hardware = f"2800 pulses asked for, 2800 sent, none doubled, none lost by the motor; the move took {took_s:.1f} s"
+    hardware = f"2800 pulses asked for, 2800 sent, none too soon for the motor; the move took {took_s:.1f} s"
     return Row("machine too busy: pulses come late", message, hardware, "not needed")
 
 
@@ -260,8 +262,14 @@ def motor_too_slow() -> Row:
         axis.set_zero()
         axis.move_to(-50.0)
         lost_um = stage.lost * 0.05
+        axis._limits = axis._limits.slower(100.0)
+        stage.lost = 0
+        axis.move_to(-40.0)
+        assert stage.lost == 0
     state = f"{lost_um:.0f} of 50 um lost, unseen by the pins"
-    cure = "the next look finds out: see `Lost steps` in the outcome; lower speed_um_s"
+    cure = (
+        "speed_um_s = 100: no step is lost; a focus job with a model notices lost steps (`tests/test_controller.py`)"
+    )
     return Row(
         "motor stalls above 150 um/s", "no error from the axis: a stepper does not say that it slips", state, cure
     )
@@ -325,8 +333,12 @@ def ledger_broken() -> Row:
         with suppress(AxisError):
             axis.distrust()
         hardware = motor(stage, axis, pulses)
-        axis._ledger = None
+    with tempfile.TemporaryDirectory() as folder, opened(stage) as axis:
+        mended = ledger.open_ledger(Path(folder) / "bench.axis")
+        assert mended is not None
+        axis.remember(mended)
         axis.home()
+        axis.move_to(0.0)
     return Row(
         "disk broken: positions cannot be recorded", message, hardware, "disk mended and restarted: homing works"
     )
@@ -361,11 +373,10 @@ def test_the_table_has_no_other_lines() -> None:
     assert len(lines) == len(FAULTS)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_message_says_what_happened_and_what_to_do(fault: Callable[[], Row]) -> None:
-    row = fault()
-    assert len(row.message) > 20
-    assert row.way_back
+@pytest.mark.parametrize("line", PAGE.read_text(encoding="utf-8").removeprefix(HEAD).splitlines())
+def test_a_message_says_what_to_do(line: str) -> None:
+    message = line.split(" | ")[1]
+    assert "no error" in message or re.search(CURE, message)
 
 
 if __name__ == "__main__":
