@@ -89,11 +89,17 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     return Settings.model_construct(**found.model_dump())
 
 
-def state_folder() -> Path:
-    """Where a real board keeps its state unless told otherwise: systemd's folder, else the user's own."""
+def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:
+    """Where a real board keeps its state unless told otherwise.
+
+    The folder that systemd names, else the machine's if there is one, whoever asks, since an axis wants one record;
+    else the user's own.
+    """
     given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(given) if given else Path(home) / "parfocal"
+    return machine if machine.is_dir() else Path(home) / "parfocal"
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -88,7 +88,14 @@ def test_state_lies_where_systemd_says(clean_environment: pytest.MonkeyPatch) ->
 def test_state_lies_in_the_users_own_folder_otherwise(clean_environment: pytest.MonkeyPatch) -> None:
     clean_environment.delenv("STATE_DIRECTORY", raising=False)
     clean_environment.setenv("XDG_STATE_HOME", "/home/maker/state")
-    assert state_folder() == Path("/home/maker/state/parfocal")
+    assert state_folder(machine=Path("/nowhere")) == Path("/home/maker/state/parfocal")
+
+
+def test_a_machine_with_a_state_folder_has_one_for_everybody(
+    clean_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clean_environment.delenv("STATE_DIRECTORY", raising=False)
+    assert state_folder(machine=tmp_path) == tmp_path
 
 
 def test_a_state_folder_can_be_named(clean_environment: pytest.MonkeyPatch) -> None:
