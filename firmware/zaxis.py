@@ -29,10 +29,10 @@ _ROUNDING_UM = 1e-6
 class ZAxis(ABC):
     """The focus axis of one board.
 
-    Promises: every position, the backlash overshoot included, stays inside the soft limits; an axis without
-    trust in its position moves `blind_um` in all, counted anew after each start and each loss, and then refuses; the final approach is always towards the
-    specimen, so backlash is taken out and the overshoot goes away from it; `stop` may be called from any
-    thread and holds until `release`; a failing driver costs the trust and raises one error.
+    Promises: every position, the backlash overshoot included, stays inside the soft limits; an axis without trust in
+    its position moves `blind_um` in all, counted anew after each start and each loss, and then refuses; the final
+    approach is always towards the specimen, so backlash is taken out and the overshoot goes away from it; `stop` may
+    be called from any thread and holds until `release`; a failing driver costs the trust and raises one error.
     """
 
     def __init__(self, profile: AxisProfile, clock: Clock) -> None:

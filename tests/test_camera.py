@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from firmware.clock import ManualClock
 from firmware.errors import CameraError, CameraTimeout, ProfileError
 from firmware.frames import FrameOptics, Pixels
 from firmware.microscope import Microscope, open_microscope, with_simulation
+from firmware.patience import within
 from firmware.profile import CameraProfile, load_profile
 from firmware.response import Response
 
@@ -208,3 +210,18 @@ def test_a_raw_colour_camera_hands_over_a_mosaic_with_its_response() -> None:
 def test_a_colour_camera_that_is_not_raw_may_not_hand_over_a_mosaic() -> None:
     with pytest.raises(CameraError, match="colour, bits or response"):
         Reel([0.0], response=Response(kind="linear")).capture(0.0, still, FrameOptics())
+
+
+def test_a_call_that_never_returns_is_given_up() -> None:
+    gate = threading.Event()
+    with pytest.raises(CameraError, match=r"the camera did not stop within 0\.01 s; switch the board off and on"):
+        within(0.01, "the camera did not stop", gate.wait)
+    gate.set()
+
+
+def test_what_a_patient_call_raises_is_raised() -> None:
+    def fail() -> None:
+        raise OSError("no such device")
+
+    with pytest.raises(OSError, match="no such device"):
+        within(5.0, "the camera did not stop", fail)

@@ -16,6 +16,7 @@ from firmware.errors import CameraError, MissingDriver
 from firmware.frames import Pixels
 from firmware.gst import GstreamerOptions, Source, describe
 from firmware.needs import Device, Needs
+from firmware.patience import within
 from firmware.profile import BoardProfile
 from firmware.simulation import World
 
@@ -35,6 +36,7 @@ _LOCKS: dict[Source, dict[str, bool]] = {
     "libcamerasrc": {"awb-enable": False},
 }
 _LOOK_NS = 100_000_000
+_PATIENCE_S = 5.0
 _DEVICES: dict[Source, tuple[str, str]] = {
     "nvarguscamerasrc": ("/tmp/argus_socket", "start the camera daemon: sudo systemctl restart nvargus-daemon"),  # noqa: S108 - NVIDIA's place
     "libcamerasrc": ("/dev/media*", "check the camera's cable with the board switched off; `cam -l` lists cameras"),
@@ -131,8 +133,8 @@ class Stream:
             self.source.set_property(name, value)
 
     def stop(self) -> None:
-        """Let go of the device."""
-        self._pipeline.set_state(self._gst.State.NULL)
+        """Let go of the device; a dead Argus daemon never answers."""
+        within(_PATIENCE_S, "GStreamer did not stop", lambda: self._pipeline.set_state(self._gst.State.NULL))
 
     def _raise_faults(self) -> None:
         message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)

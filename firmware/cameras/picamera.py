@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotInTime  # Python 3.10: not yet the built-in one
 from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from firmware.clock import Clock
 from firmware.errors import CameraError, FirmwareError, MissingDriver, ProfileError
 from firmware.frames import Pixels
 from firmware.needs import Device, Needs
+from firmware.patience import within
 from firmware.pistream import check_black_level, check_counts, isp_format, layout_of, stream_of, unpacked
 from firmware.profile import BoardProfile
 from firmware.simulation import World
@@ -77,23 +77,6 @@ def _number(library: Any, wanted: int | str) -> int:
         return models.index(str(wanted))
     has = ", ".join(f"{number} ({model})" for number, model in enumerate(models)) or "none"
     raise CameraError(f"there is no camera {wanted!r}; attached: {has}; check the cable, or correct options.camera")
-
-
-def _within(limit_s: float, verb: str, call: Callable[[], object]) -> None:
-    """Run a call of picamera2 that may never return: its stop() waits for an event loop that can be dead."""
-    outcome: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call())
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits
-            outcome.set_exception(error)
-
-    Thread(target=run, name=f"picamera {verb}", daemon=True).start()
-    try:
-        outcome.result(limit_s)
-    except NotInTime:
-        raise CameraError(f"picamera2 did not {verb} within {limit_s:g} s; switch the board off and on") from None
 
 
 class PicameraCamera(Camera):
@@ -215,7 +198,7 @@ class PicameraCamera(Camera):
 
     def _start(self) -> None:
         self._device.set_controls(self._controls())
-        _within(self._patience_s, "start", self._device.start)
+        within(self._patience_s, "picamera2 did not start", self._device.start)
 
     def _next(self, timeout_s: float) -> Exposure:
         deadline_s = self._clock.now_s() + timeout_s
@@ -335,7 +318,7 @@ class PicameraCamera(Camera):
             return
         if self._device is not None and self._stalls == 1:
             with suppress(Exception):
-                _within(self._patience_s, "stop", self._device.stop)
+                within(self._patience_s, "picamera2 did not stop", self._device.stop)
                 self._start()
                 return
         self._shut()
@@ -352,7 +335,7 @@ class PicameraCamera(Camera):
             self._release()
         if device is not None:
             with suppress(Exception):
-                _within(self._patience_s, "close", device.close)
+                within(self._patience_s, "picamera2 did not close", device.close)
 
 
 def _picamera2() -> Any:
