@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from edge_app.controller import Controller, Look, OnLook, Outcome
+from edge_app.controller import Controller
 from edge_app.errors import Busy, JobStopped
+from edge_app.job import Look, OnLook, Outcome
 from edge_app.patches import RegionOfInterest
 from edge_app.strategy import GiveUp, MoveTo, Settled
 

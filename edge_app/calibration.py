@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge_app.controller import Controller, Look
+from edge_app.controller import Controller
 from edge_app.errors import UnfitRuler
 from edge_app.estimate import Verdict, level_um
+from edge_app.job import Look
 from edge_app.measured import Measured
 from edge_app.mechanics import Mechanics, Reading, ScanGround
 from edge_app.model import Model

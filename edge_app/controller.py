@@ -5,15 +5,12 @@ Read this file first. Everything here runs on the one hardware thread; only `sto
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import Enum
+from contextlib import suppress
 from typing import Protocol
 
 from edge_app.errors import RuntimeFailed, UnknownStrategy
 from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
+from edge_app.job import Ending, Job, Look, OnLook, Outcome, Stopwatch
 from edge_app.linear import rgb8
 from edge_app.measured import Memory
 from edge_app.measures import sharpness
@@ -35,57 +32,6 @@ _WAYS = 4
 _STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
-@dataclass(frozen=True)
-class Look:
-    """A frame and what it was found to show; `stage_ms` says where the time went."""
-
-    frame: Frame
-    seen: Observation
-    stage_ms: dict[str, float]
-
-
-class Ending(Enum):
-    """Where a focus job left the axis."""
-
-    FOCUSED = "focused"
-    RETURNED = "returned to its start"
-    STAYED = "never moved"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a focus job ended. `verdict` is that of the look that decided; positions in um.
-
-    `findings` are the faults of the motion that its moves brought to light.
-    """
-
-    ending: Ending
-    verdict: Verdict
-    sentence: str
-    start_um: float
-    end_um: float
-    frames: int
-    moves: int
-    duration_s: float
-    strategy: str
-    last: DefocusEstimate | None
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass
-class _Job:
-    strategy: str
-    start_um: float
-    began_s: float
-    roi: RegionOfInterest | None
-    losses: int = 0
-    seen: list[Observation] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    moves: int = 0
-    last_dz_um: float = 0.0
-
-
 class StrategyModule(Protocol):
     """What a file in strategies/ holds."""
 
@@ -95,9 +41,6 @@ class StrategyModule(Protocol):
     def plan(self, first: Observation, ground: Ground) -> Plan:
         """Decide, look by look."""
         ...
-
-
-OnLook = Callable[[int, Look, MoveTo | Settled | GiveUp], None]
 
 
 class Controller:
@@ -205,7 +148,7 @@ class Controller:
         """
         module = self._strategy(strategy)
         axis = self.microscope.axis
-        job = _Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi, axis.losses)
+        job = Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi, axis.losses)
         travel = self.microscope.job_travel()
 
         try:
@@ -233,7 +176,7 @@ class Controller:
             raise
         return self._conclude(job, decision)
 
-    def _watched(self, job: _Job, before: Look, move: Move, after: Look, travel: Travel, on_look: OnLook) -> Look:
+    def _watched(self, job: Job, before: Look, move: Move, after: Look, travel: Travel, on_look: OnLook) -> Look:
         """Compare what was seen of a move with what was commanded; a suspicion drives back and looks again.
 
         Gives the look to decide on: `after`, or, where the way was made again, the one at its end.
@@ -258,20 +201,20 @@ class Controller:
         """Whether a way may be made twice more: an axis that does not know its place has no travel to spare."""
         return self.microscope.axis.trusted and travel.path_um >= _WAYS * abs(move.to_um - move.from_um)
 
-    def _gone(self, job: _Job, look: Look, decision: MoveTo, travel: Travel, on_look: OnLook) -> Look:
+    def _gone(self, job: Job, look: Look, decision: MoveTo, travel: Travel, on_look: OnLook) -> Look:
         """Make a move that the watch asks for, and look."""
         on_look(len(job.seen), look, decision)
         self.microscope.axis.move_to(decision.z_um, travel)
         job.moves += 1
         return self._looked(job, ask=True)
 
-    def _looked(self, job: _Job, ask: bool, as_if_asked: bool = False) -> Look:
+    def _looked(self, job: Job, ask: bool, as_if_asked: bool = False) -> Look:
         """A look of a job; the job keeps what was seen, not the frame."""
         look = self.look(ask, job.roi, as_if_asked)
         job.seen.append(look.seen)
         return look
 
-    def _conclude(self, job: _Job, decision: Settled | GiveUp) -> Outcome:
+    def _conclude(self, job: Job, decision: Settled | GiveUp) -> Outcome:
         first, last = job.seen[0], job.seen[-1]
         if job.moves == 0:
             verdict = decision.verdict if isinstance(decision, GiveUp) else Verdict.OK
@@ -283,7 +226,7 @@ class Controller:
             decision = GiveUp(Verdict.OK, f"{decision.why}, but no sharper than the start")
         return self._came_back(job, decision)
 
-    def _came_back(self, job: _Job, decision: GiveUp) -> Outcome:
+    def _came_back(self, job: Job, decision: GiveUp) -> Outcome:
         """The one mechanism that returns to the start."""
         try:
             self.microscope.axis.go_back(job.start_um, job.losses)
@@ -297,25 +240,25 @@ class Controller:
             return self._outcome(job, Ending.RETURNED, decision.verdict, f"{decision.why}; went back, but {lost}")
         return self._outcome(job, Ending.RETURNED, decision.verdict, f"{decision.why}; went back to the start")
 
-    def _is_back(self, job: _Job) -> bool:
+    def _is_back(self, job: Job) -> bool:
         """Whether the start looks as it did: its sharpness, on the same patches, is what it was."""
         first = job.seen[0]
         again = self._looked(job, ask=False, as_if_asked=first.estimate is not None).seen
         return not again.fresh or 1 / _SAME <= sharper(first, again) <= _SAME
 
-    def _retreat(self, job: _Job) -> None:
+    def _retreat(self, job: Job) -> None:
         """After a fault: try to go back to the start, and let the fault speak."""
         with suppress(FirmwareError):
             self.microscope.axis.go_back(job.start_um, job.losses)
         with suppress(FirmwareError):
             self._mind_lost_steps(job)
 
-    def _mind_lost_steps(self, job: _Job) -> None:
+    def _mind_lost_steps(self, job: Job) -> None:
         """At its end a job that lost steps costs the trust: until then it goes by what it sees."""
         if any(found.kind is Kind.LOST_STEPS for found in job.findings):
             self.microscope.axis.distrust()
 
-    def _outcome(self, job: _Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
+    def _outcome(self, job: Job, ending: Ending, verdict: Verdict, sentence: str) -> Outcome:
         self._mind_lost_steps(job)
         return Outcome(
             ending=ending,
@@ -380,19 +323,3 @@ def _decide(plan: Plan, seen: Observation, first: bool = False) -> MoveTo | Sett
     except StopIteration as ended:
         end: Settled | GiveUp = ended.value
         return end
-
-
-class Stopwatch:
-    """Adds up how long each named stage took, in ms."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a with-block under a name."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.ms[stage] = self.ms.get(stage, 0.0) + (time.perf_counter() - began) * 1e3

@@ -16,8 +16,9 @@ from edge_app import selection, wire
 from edge_app.appliance import Appliance
 from edge_app.bridge import at_rest_after, run, stop
 from edge_app.calibration import calibrate_mechanics
-from edge_app.controller import STRATEGIES, Controller, Look, Outcome
+from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import BadRequest
+from edge_app.job import Look, Outcome
 from edge_app.pictures import png
 from edge_app.strategy import GiveUp, MoveTo, Settled
 from edge_app.stubs.parfocal.v1 import (

@@ -11,9 +11,9 @@ from google.protobuf.message import Message
 
 from edge_app.bundle import Manifest, ModelBundle
 from edge_app.calibration import Calibrated
-from edge_app.controller import Ending, Look, Outcome
 from edge_app.errors import BadRequest
 from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
+from edge_app.job import Ending, Look, Outcome
 from edge_app.measured import Measured
 from edge_app.patches import PATCH_PX, PatchGrid, RegionOfInterest
 from edge_app.strategy import GiveUp, MoveTo, Settled

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_app.calibration import calibrate_mechanics
-from edge_app.controller import Controller, Look
+from edge_app.controller import Controller
+from edge_app.job import Look
 from edge_app.model import Model, ModelSource
 from edge_app.passages import passage_of, returned_by
 from edge_app.watch import Finding, MoveWatch, Suspicion

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_app.appliance import MAX_WAITING
-from edge_app.controller import Ending, Outcome
 from edge_app.errors import Busy, JobStopped, RuntimeFailed
+from edge_app.job import Ending, Outcome
 from edge_app.patches import RegionOfInterest
 from firmware.errors import MotionStopped
 

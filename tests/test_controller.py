@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from oracle import oracle
 
-from edge_app.controller import Controller, Ending, Look
+from edge_app.controller import Controller
 from edge_app.errors import GridTooLarge, RuntimeFailed, UnknownStrategy
 from edge_app.estimate import Verdict
+from edge_app.job import Ending, Look
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
 from edge_app.watch import Finding, Kind

@@ -24,7 +24,8 @@ from conftest import small_board
 from oracle import oracle
 from physical_stage import DIRECTION, ENABLE, Stage, a_stage, board, opened, stage_behind_pins
 
-from edge_app.controller import Controller, Ending, Look
+from edge_app.controller import Controller
+from edge_app.job import Ending, Look
 from edge_app.measured import Memory
 from edge_app.mechanics import Mechanics
 from firmware import ledger
