@@ -7,9 +7,11 @@ from edge_app.estimate import (
     Answers,
     Calibration,
     DefocusEstimate,
+    PatchMap,
     Verdict,
     centre_of,
     fuse,
+    level_um,
     levelled,
     places_of,
     screen,
@@ -302,3 +304,18 @@ def test_one_informative_patch_is_enough_to_ask() -> None:
 def test_the_weighted_median_of_equal_weights_is_the_median() -> None:
     values = np.array([5.0, 1.0, 3.0], np.float32)
     assert weighted_median(values, np.ones(3, np.float32)) == pytest.approx(3.0)
+
+
+def test_the_level_of_a_tilted_slide_is_that_of_its_middle_however_its_patches_weigh() -> None:
+    tilted_um = np.asarray(5.0 + places_of(ALL, GRID) @ np.array([2.0, -1.0]), np.float32)
+    # The nearer to focus, the surer a patch is: that draws a frame's own estimate towards focus.
+    sigma_um = np.asarray(0.05 * tilted_um, np.float32)
+    patches = PatchMap(GRID, ALL, tilted_um, sigma_um)
+    assert level_um(patches) == pytest.approx(5.0, abs=0.005)
+
+
+def test_patches_that_were_not_asked_have_no_say_in_the_level() -> None:
+    values = np.full(88, np.nan, np.float32)
+    values[::3] = 2.0
+    patches = PatchMap(GRID, np.isfinite(values), values, np.full(88, 0.1, np.float32))
+    assert level_um(patches) == pytest.approx(2.0)
