@@ -25,7 +25,7 @@ def missing() -> str:
     """What is to be installed, or ""."""
     if importlib.util.find_spec("gpiozero") is None:
         return "gpiozero is not installed; pip install 'parfocal[rpi]', or apt install python3-gpiozero"
-    if importlib.util.find_spec("lgpio") is None and "GPIOZERO_PIN_FACTORY" not in os.environ:
+    if importlib.util.find_spec("lgpio") is None and not _chosen():
         return "lgpio is not installed; pip install 'parfocal[rpi]', or apt install python3-lgpio on Python 3.13"
     return ""
 
