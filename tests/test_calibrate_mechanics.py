@@ -105,9 +105,9 @@ def test_the_axis_goes_by_what_was_measured() -> None:
         assert axis.profile.backlash_um > 3.0
 
 
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("direction", [1, -1])
-@pytest.mark.parametrize("play_um", [-3.0, 0.0, 3.0])
+@pytest.mark.parametrize(
+    ("keep", "direction", "play_um"), [(True, 1, -3.0), (True, -1, 3.0), (False, -1, -3.0), (False, 1, 3.0)]
+)
 def test_the_objective_ends_where_it_began(keep: bool, direction: int, play_um: float) -> None:
     with board(backlash_um=6.0, motor_direction=direction) as microscope:
         world = microscope.world
