@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from edge_app.calibration import Calibrated, OnReading, calibrate_mechanics
 from edge_app.controller import Controller
 from edge_app.errors import Busy, JobStopped
 from edge_app.job import Look, OnLook, Outcome
@@ -85,6 +86,18 @@ class Appliance:
             return controller.focus(strategy, share, roi)
 
         return self.run("focus", run)
+
+    def calibrate_mechanics(self, keep: bool, on_reading: OnReading) -> Job:
+        """Start to measure the axis; its looks also answer those who wait for a measurement. Raises as `run`."""
+
+        def run(controller: Controller) -> Calibrated:
+            def share(number: int, look: Look, steps: int, why: str) -> None:
+                on_reading(number, look, steps, why)
+                self._share(look, None)
+
+            return calibrate_mechanics(controller, keep, share)
+
+        return self.run("calibrate", run)
 
     def measure(self, roi: RegionOfInterest | None = None, ask: bool = True) -> Future[Look]:
         """Look without a move; `ask` the model, or only take the frame. Cancel the future to withdraw.

@@ -15,7 +15,6 @@ from edge_app import bundle as bundles
 from edge_app import selection, wire
 from edge_app.appliance import Appliance
 from edge_app.bridge import at_rest_after, run, stop
-from edge_app.calibration import calibrate_mechanics
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import BadRequest
 from edge_app.job import Look, Outcome
@@ -180,7 +179,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         def on_reading(number: int, look: Look, steps: int, why: str) -> None:
             loop.call_soon_threadsafe(events.put_nowait, wire.calibration_look_to(number, look, steps, why))
 
-        job = self._appliance.run("calibrate", lambda c: calibrate_mechanics(c, not request.dry_run, on_reading))
+        job = self._appliance.calibrate_mechanics(not request.dry_run, on_reading)
         async with at_rest_after(self._appliance, job) as ended:
             ended.add_done_callback(lambda _: events.put_nowait(None))
             while (event := await events.get()) is not None:
