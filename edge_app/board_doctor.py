@@ -146,7 +146,7 @@ def _remembered(profile: BoardProfile, folder: Path | None) -> Generator[Finding
     yield host.folder(folder)
     try:
         memory = Memory(profile, folder)
-    except AppError as error:
+    except (AppError, FirmwareError) as error:
         yield Finding("state", "mechanics", False, str(error))
         return profile
     record = memory.record

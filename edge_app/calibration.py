@@ -57,6 +57,8 @@ def calibrate_mechanics(controller: Controller, keep: bool, on_reading: OnReadin
     """
     microscope, axis = controller.microscope, controller.microscope.axis
     ruler = _ruler(controller)
+    if keep:
+        controller.memory.check()
     start = axis.motor_steps
     room_um = _room_um(controller)
     travel = axis.travel(room_um, room_um, microscope.profile.focus.path_um)
@@ -84,15 +86,17 @@ def calibrate_mechanics(controller: Controller, keep: bool, on_reading: OnReadin
     record = memory.record_of(found, ruler.label, datetime.now(timezone.utc).isoformat(timespec="seconds"))
     if not keep:
         return Calibrated(f"{found.sentence}; not kept, as asked", record)
-    was_homed = axis.trusted and axis.profile.homing != "window"
+    rehome = axis.profile.homing == "switch"
     kept_in = memory.keep(record)
     microscope.adopt(memory.profile.axis)
+    if axis.profile.homing == "device":
+        axis.home()
     controller.watch.reset()
-    return Calibrated(_told(found.sentence, kept_in, was_homed), record, kept_in, adopted=True, rehome=was_homed)
+    return Calibrated(_told(found.sentence, kept_in, rehome), record, kept_in, adopted=True, rehome=rehome)
 
 
 def _told(sentence: str, kept_in: Path | None, rehome: bool) -> str:
-    where = f"kept in {kept_in}" if kept_in else "not kept after this process, as no --state folder is named"
+    where = f"kept in {kept_in}" if kept_in else "forgotten after this process, as no --state folder is named"
     return f"{sentence}; {where}{'; home the axis again' if rehome else ''}"
 
 

@@ -76,13 +76,16 @@ def focus(
     bundle: Bundle = None,
     runtime: Runtime = None,
     seed: Seed = None,
+    state: State = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Focus, and say what each look showed; exit 0 only if it ends in focus."""
     from edge_app import verbs
 
-    with _connected(at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed) as client:
+    with _connected(
+        at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed, state=_text(state)
+    ) as client:
         looks, outcome = verbs.focus(client, strategy, lambda line: typer.echo(line, err=as_json))
     result = {"looks": looks, "outcome": verbs.fields(outcome)}
     console.show(result, as_json, lambda out: out.print(verbs.outcome_line(outcome)))
@@ -97,13 +100,14 @@ def measure(
     bundle: Bundle = None,
     runtime: Runtime = None,
     seed: Seed = None,
+    state: State = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Take one look and say how far out of focus it is. Moves nothing."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle=bundle, runtime=runtime, seed=seed) as client:
+    with _connected(at, config, board=board, bundle=bundle, runtime=runtime, seed=seed, state=_text(state)) as client:
         reply = client.measure(with_map=picture is not None, with_image=picture is not None)
         if picture is not None:
             verbs.draw_map(reply, client.describe().camera.width_px, picture)
@@ -116,13 +120,14 @@ def move(
     by_um: Annotated[float | None, typer.Option("--by", help="Distance, um; positive: away.")] = None,
     at: At = "",
     board: Board = None,
+    state: State = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Move the objective, within the soft limits."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle="none") as client:
+    with _connected(at, config, board=board, bundle="none", state=_text(state)) as client:
         if to_um is not None and by_um is None:
             reply = client.move_to(to_um)
         elif by_um is not None and to_um is None:
@@ -134,11 +139,11 @@ def move(
 
 
 @app.command()
-def home(at: At = "", board: Board = None, config: Config = None, as_json: Json = False) -> None:
+def home(at: At = "", board: Board = None, state: State = None, config: Config = None, as_json: Json = False) -> None:
     """Find the axis's home switch."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle="none") as client:
+    with _connected(at, config, board=board, bundle="none", state=_text(state)) as client:
         reply = client.home()
     lasts = "" if at else "; forgotten as this command ends, unless the board holds without power: serve it, use --at"
     console.show(verbs.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um{lasts}"))
@@ -168,9 +173,8 @@ def calibrate_mechanics(
     """Measure which way the motor turns, its backlash and its step; exit 0 if the scan was conclusive."""
     from edge_app import verbs
 
-    folder = None if state is None else str(state)
     with (
-        _connected(at, config, board=board, bundle=bundle, seed=seed, state=folder) as client,
+        _connected(at, config, board=board, bundle=bundle, seed=seed, state=_text(state)) as client,
         console.progress() as progress,
     ):
         result = verbs.calibrate(client, dry_run, progress)
@@ -185,13 +189,14 @@ def capture(
     board: Board = None,
     max_px: Annotated[int, typer.Option(min=0, help="Longer side at most; 0 for full size.")] = 0,
     seed: Seed = None,
+    state: State = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Take one frame."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle="none", seed=seed) as client:
+    with _connected(at, config, board=board, bundle="none", seed=seed, state=_text(state)) as client:
         reply = client.capture(max_px)
     file.write_bytes(reply.image_png)
     result = {"file": str(file), **verbs.fields(reply)}
@@ -201,7 +206,11 @@ def capture(
 
 @app.command()
 def models(
-    at: At = "", board: Board = None, bundle: Bundle = None, config: Config = None, as_json: Json = False
+    at: At = "",
+    board: Board = None,
+    bundle: Bundle = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """List the models, and whether they fit the board."""
     from edge_app import verbs
@@ -332,6 +341,10 @@ def _server(at: str, config: Path | None) -> Iterator[Client]:
 
     with Client(at or read_settings(config).listen) as client:
         yield client
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -1,6 +1,6 @@
 """The line from camera to motor: one look (capture, cut, reject, infer, fuse), one decision, one move.
 
-Read this file first. Everything here runs on the one hardware thread; only `stop` comes from elsewhere.
+Read this file first. Everything here runs on the one hardware thread; only the axis's `stop` comes from elsewhere.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ STRATEGIES = "edge_app.strategies"
 _SAME = 1.3
 # A way that is made again costs two more of its kind, play included.
 _WAYS = 4
+_ALL = 0.7
 _STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
@@ -192,7 +193,7 @@ class Controller:
         returned = self._gone(job, after, MoveTo(move.from_um, why), travel, on_look)
         apart = returned_by(before.seen, returned.seen)
         found = self.watch.confirm(noted, *apart) if apart is not None else None
-        why = found.sentence if found is not None else "no steps were lost"
+        why = found.sentence if found is not None else _unconfirmed(noted)
         if found is not None:
             job.findings.append(found)
         return self._gone(job, returned, MoveTo(move.to_um, f"{why}; on again"), travel, on_look)
@@ -227,7 +228,7 @@ class Controller:
         return self._came_back(job, decision)
 
     def _came_back(self, job: Job, decision: GiveUp) -> Outcome:
-        """The one mechanism that returns to the start."""
+        """Return to the start, and see whether it still is the start."""
         try:
             self.microscope.axis.go_back(job.start_um, job.losses)
             came_back = self._is_back(job)
@@ -323,3 +324,10 @@ def _decide(plan: Plan, seen: Observation, first: bool = False) -> MoveTo | Sett
     except StopIteration as ended:
         end: Settled | GiveUp = ended.value
         return end
+
+
+def _unconfirmed(suspicion: Suspicion) -> str:
+    """What is said where the way back ended where it should: the stage may not have moved at all."""
+    if suspicion.loss_um > _ALL * abs(suspicion.passage.commanded_um):
+        return "the stage does not seem to follow the motor at all: check its supply and the coupling"
+    return "no steps were lost"

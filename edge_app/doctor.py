@@ -88,7 +88,8 @@ def table(findings: list[dict[str, Any]]) -> Table:
     """Findings, a row each."""
     rows = Table("what", Column("name", overflow="fold"), "", Column("detail", overflow="fold"))
     for finding in findings:
-        rows.add_row(finding["what"], finding["name"], "ok" if finding["ok"] else "--", finding["detail"])
+        mark = "ok" if finding["ok"] else "" if finding["what"] == NOTE else "--"
+        rows.add_row(finding["what"], finding["name"], mark, finding["detail"])
     return rows
 
 
@@ -133,7 +134,7 @@ def _bundle(name: str) -> Finding:
 def _drivers() -> list[Finding]:
     """Each driver by file; one whose library is missing says so itself, through `missing()`."""
     found = []
-    for what, package in (("camera", "firmware.cameras"), ("axis", "firmware.axes")):
+    for what, package in (("camera", "firmware.cameras"), ("axis", "firmware.axes"), ("gpio", "firmware.gpio")):
         for name in plugins.names(package):
             missing = getattr(plugins.load(package, name), "missing", None)
             why = missing() if missing is not None else ""

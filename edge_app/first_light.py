@@ -96,6 +96,10 @@ def _wrong_black(frame: Frame) -> str:
 def _model(profile: BoardProfile, settings: Settings) -> Generator[Finding, None, Model | None]:
     """The model that this board gets; where the board's strategy needs none, it may lack one."""
     strategy = profile.focus.strategy
+    if strategy not in plugins.names(STRATEGIES):
+        known = ", ".join(plugins.names(STRATEGIES))
+        yield Finding("model", strategy, False, f"there is no such strategy; correct strategy in [focus]: {known}")
+        return None
     needed = bool(plugins.load(STRATEGIES, strategy).NEEDS_MODEL)
     without = (
         f'the strategy {strategy} needs a model: write strategy = "sweep" in [focus], which needs none'

@@ -35,7 +35,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a focus job ended. `verdict` is that of the look that decided; positions in um.
+    """How a focus job ended. `verdict` is that of the first look where it focused, else what ended it; um.
 
     `findings` are the faults of the motion that its moves brought to light.
     """

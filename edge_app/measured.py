@@ -87,11 +87,7 @@ def store(record: Measured, profile: BoardProfile, folder: Path) -> Path:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        why = error.strerror or str(error)
-        raise StateUnusable(
-            f"the measured mechanics cannot be written to {path} ({why}); the old ones still hold; free some space, "
-            "correct the folder's owner, or choose another with --state"
-        ) from error
+        raise _unwritable(path, error) from error
     return path
 
 
@@ -137,6 +133,16 @@ class Memory:
             return self._nominal
         return self._nominal.model_copy(update={"axis": self.record.laid_over(self._nominal.axis)})
 
+    def check(self) -> None:
+        """See that a record could be kept, before somebody measures for a minute. Raises as `store`."""
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.folder):
+                    return
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
+
     def record_of(self, found: Mechanics, model: str, at: str) -> Measured:
         """A scan's findings on this board; `at` is the date and time in ISO 8601."""
         return measured(found, self._nominal, model, at)
@@ -158,3 +164,11 @@ def _key(profile: BoardProfile) -> str:
     world = {name: value for name, value in (profile.simulation or {}).items() if name != "seed"}
     parts = (axis_identity(profile), axis.um_per_step_sent, axis.direction, sorted(world.items()))
     return f"{zlib.crc32(repr(parts).encode()):08x}"
+
+
+def _unwritable(path: Path, error: OSError) -> StateUnusable:
+    why = error.strerror or str(error)
+    return StateUnusable(
+        f"the measured mechanics cannot be written to {path} ({why}); the old ones still hold; free some space, "
+        "correct the folder's owner, or choose another with --state"
+    )

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rest:
-    """An axis at rest: where it is and how much play is left, in motor steps; `trusted` is how it knows, or ""."""
+    """An axis at rest: where it is and how much play is left, in motor steps; `trusted` names how it knows."""
 
     steps: int
     play: int

@@ -136,7 +136,7 @@ def test_a_line_with_two_tasks_is_told() -> None:
     stage = a_stage()
     twice = {**board().axis.options["pins"], "direction": {"line": 17}}
     found = at_the_stage(stage, board(options={"pins": twice}))
-    assert "one line two tasks" in found["axis", "step_dir"].detail
+    assert "the line 17 is both step and direction" in found["axis", "step_dir"].detail
     assert found["camera", "simulated"].ok
 
 

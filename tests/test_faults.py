@@ -21,6 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import small_board
+from gpiozero import InputDevice
 from oracle import oracle
 from physical_stage import DIRECTION, ENABLE, Stage, a_stage, board, opened, stage_behind_pins
 
@@ -303,9 +304,9 @@ def no_permission() -> Row:
 
 def line_taken() -> Row:
     stage = a_stage()
-    twice = {**board().axis.options["pins"], "step": {"line": DIRECTION}}
     with stage_behind_pins(stage):
-        message = said(lambda: open_microscope(board(options={"pins": twice}), stage.clock))
+        with InputDevice(DIRECTION, pull_up=None, active_state=True):
+            message = said(lambda: open_microscope(board(), stage.clock))
         hardware = "no line is held"
         with open_microscope(board(), stage.clock) as microscope:
             microscope.axis.home()

@@ -6,6 +6,7 @@ import random
 import threading
 
 import pytest
+from gpiozero import InputDevice
 from physical_stage import ENABLE, LOWER, STEP, UPPER, Stage, a_stage, board, opened, stage_behind_pins
 
 from firmware.errors import (
@@ -19,6 +20,7 @@ from firmware.errors import (
     UnknownPlugin,
 )
 from firmware.microscope import open_microscope
+from firmware.profile import BoardProfile
 from firmware.travel import Trust
 from firmware.zaxis import ZAxis
 
@@ -304,15 +306,27 @@ def test_a_board_file_that_cannot_be_is_told_by_its_key(
         pass
 
 
+def opening(profile: BoardProfile, stage: Stage) -> None:
+    with stage_behind_pins(stage):
+        open_microscope(profile, stage.clock)
+
+
 def test_lines_that_are_in_use_are_told() -> None:
     stage = a_stage()
+    told = r"GPIO chip 'mock' cannot be had.*in use.*two tasks, or this program"
+    with stage_behind_pins(stage), InputDevice(UPPER, pull_up=True), pytest.raises(AxisError, match=told):
+        open_microscope(board(), stage.clock)
+
+
+def test_a_line_does_one_thing() -> None:
     twice = {**board().axis.options["pins"], "direction": {"line": STEP}}
-    with (
-        stage_behind_pins(stage),
-        pytest.raises(AxisError, match="GPIO chip 'mock' cannot be had"),
-        open_microscope(board(options={"pins": twice}), stage.clock),
-    ):
-        pass
+    with pytest.raises(ProfileError, match="the line 17 is both step and direction; give each its own"):
+        opening(board(options={"pins": twice}), a_stage())
+
+
+def test_a_home_switch_inside_the_window_is_refused() -> None:
+    with pytest.raises(ProfileError, match="home_um = 90 lies inside the window"):
+        opening(board(options={"home_um": 90.0}), a_stage())
 
 
 def test_without_gpiozero_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

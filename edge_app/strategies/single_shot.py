@@ -15,6 +15,7 @@ _REFINEMENTS = 2
 _CLOSE = 0.25
 _FLOOR_UM = 0.5
 _SIGMAS = 4.0
+_DEAF = "twice the estimate did not change by the move that was made; check that the motor turns, and its coupling"
 
 Walk = Generator[MoveTo, Observation, Observation]
 
@@ -42,7 +43,7 @@ def plan(first: Observation, ground: Ground) -> Plan:
         if not _as_moved(look, moved) and sharper(look, moved) < PROOF:
             surprises += 1
             if surprises > 1:
-                return GiveUp(Verdict.DISAGREEMENT, "twice the estimate did not change by the move that was made")
+                return GiveUp(Verdict.DISAGREEMENT, _DEAF)
         look = moved
         if sharper(best, look) >= 1.0:
             best = look

@@ -48,6 +48,15 @@ class PinTable(Table):
     upper_switch: Pin | None = None
     lower_switch: Pin | None = None
 
+    @model_validator(mode="after")
+    def _one_task_a_line(self) -> PinTable:
+        tasks: dict[int | str, str] = {}
+        for role, pin in self.among((*_INPUTS, *_OUTPUTS)).items():
+            if pin.line in tasks:
+                raise ValueError(f"the line {pin.line} is both {tasks[pin.line]} and {role}; give each its own")
+            tasks[pin.line] = role
+        return self
+
     def among(self, roles: tuple[str, ...]) -> dict[str, Pin]:
         """Those of these lines that are connected."""
         return {role: pin for role in roles if (pin := getattr(self, role)) is not None}
@@ -136,7 +145,7 @@ class StepDirAxis(ZAxis):
         """Fast to the switch, back off until it opens, slowly to it again, back off and count from there."""
         low_um, high_um = self.limits_um
         upper = self._options.home_switch == "upper_switch"
-        away = -1 if upper else 1
+        off = -1 if upper else 1
         end_um = self._options.home_um
         if end_um is None:
             end_um = high_um if upper else low_um
@@ -149,11 +158,11 @@ class StepDirAxis(ZAxis):
                 "active_low; nothing moved"
             )
         if not self._active(self._options.home_switch):
-            self._approach(-away * whole_um, self._limits, halt)
-        self._leave(away * clear_um, halt)
-        self._approach(-away * 2 * clear_um, slow, halt)
-        self._leave(away * clear_um, halt)
-        back_um = end_um + away * clear_um
+            self._approach(-off * whole_um, self._limits, halt)
+        self._leave(off * clear_um, halt)
+        self._approach(-off * 2 * clear_um, slow, halt)
+        self._leave(off * clear_um, halt)
+        back_um = end_um + off * clear_um
         return round(back_um / self.profile.um_per_step)
 
     def _approach(self, distance_um: float, limits: Limits, halt: threading.Event) -> None:
@@ -308,6 +317,7 @@ def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis
             f'board {profile.name!r}: homing = "switch" needs the line axis.options.pins.{options.home_switch}; '
             'connect a switch, or use homing = "window"'
         )
+    _check_home(profile, options)
     if options.power_off_after_s is not None and not profile.axis.holds_without_power:
         raise ProfileError(
             f"board {profile.name!r}: power_off_after_s cuts the motor's power while the position is believed; that "
@@ -316,3 +326,17 @@ def open_axis(profile: BoardProfile, clock: Clock, world: World | None) -> ZAxis
     library = plugins.load("firmware.gpio", options.gpio)
     pins: Pins = library.open_pins(options.chip, options.pins.among(_OUTPUTS), options.pins.among(_INPUTS))
     return StepDirAxis(profile.axis, clock, options, pins)
+
+
+def _check_home(profile: BoardProfile, options: StepDirOptions) -> None:
+    """A home switch inside the window would end moves that the limits allow."""
+    axis, home_um = profile.axis, options.home_um
+    if axis.homing != "switch" or home_um is None:
+        return
+    upper = options.home_switch == "upper_switch"
+    if home_um < axis.high_um if upper else home_um > axis.low_um:
+        raise ProfileError(
+            f"board {profile.name!r}: home_um = {home_um:g} lies inside the window {axis.low_um:g} to "
+            f"{axis.high_um:g} um, at whose end or beyond the {options.home_switch} closes: correct home_um, or the "
+            "window"
+        )

@@ -131,7 +131,7 @@ class MicroscopeServiceServicer:
 
     def CalibrateMechanics(self, request, context):
         """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
-        the result. The axis ends where it began. Cancelling the call stops the job.
+        the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class MicroscopeServiceStub:
     """Declares the present position to be zero, for an axis without a home switch."""
     CalibrateMechanics: _grpc.UnaryStreamMultiCallable[_microscope_pb2.CalibrateMechanicsRequest, _microscope_pb2.CalibrateMechanicsEvent]
     """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
-    the result. The axis ends where it began. Cancelling the call stops the job.
+    the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
     """
     SelectObjective: _grpc.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]
     """Says which objective is in the light path."""
@@ -74,7 +74,7 @@ class MicroscopeServiceAsyncStub(MicroscopeServiceStub):
     """Declares the present position to be zero, for an axis without a home switch."""
     CalibrateMechanics: _aio.UnaryStreamMultiCallable[_microscope_pb2.CalibrateMechanicsRequest, _microscope_pb2.CalibrateMechanicsEvent]  # type: ignore[assignment]
     """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
-    the result. The axis ends where it began. Cancelling the call stops the job.
+    the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
     """
     SelectObjective: _aio.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]  # type: ignore[assignment]
     """Says which objective is in the light path."""
@@ -139,7 +139,7 @@ class MicroscopeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_microscope_pb2.CalibrateMechanicsEvent], _abc.AsyncIterator[_microscope_pb2.CalibrateMechanicsEvent]]:
         """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
-        the result. The axis ends where it began. Cancelling the call stops the job.
+        the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
         """
 
     @_abc_1.abstractmethod
