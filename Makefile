@@ -48,6 +48,7 @@ test-mechanics: $(TEST_STAMP)  ## calibrate and watch the simulated board with t
 	$(BIN)/python tests/mechanics_trial.py calibrate 24
 	$(BIN)/python tests/mechanics_trial.py watch 1000
 	$(BIN)/python tests/mechanics_trial.py losses 400
+	$(BIN)/python tests/mechanics_trial.py slip 8
 
 check: lint types laws proto-check  ## lint, format, types, import laws, stubs up to date
 

@@ -1,7 +1,7 @@
 """The mechanics on the simulated board with the factory bundle: calibrations over seeds, and a thousand watched moves.
 
-`mechanics_trial.py calibrate SEEDS` and `mechanics_trial.py watch MOVES` print a table each, and fail where a bound is
-missed. Frames are rendered whole, so that a calibration takes a minute and a move a second; `make test-mechanics`.
+`mechanics_trial.py calibrate SEEDS`, `watch MOVES`, `losses MOVES` and `slip FIELDS` print a line for each step, and fail
+where a bound is missed. Frames are rendered whole, so that a calibration takes a minute and a move a second; `make test-mechanics`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_app.controller import Controller
 from edge_app.job import Look
 from edge_app.model import Model, ModelSource
 from edge_app.passages import passage_of, returned_by
-from edge_app.watch import Finding, MoveWatch, Suspicion
+from edge_app.watch import Finding, Kind, MoveWatch, Suspicion
 from firmware.clock import ManualClock
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import load_profile
@@ -28,6 +28,7 @@ BOARD = "simulated"
 BACKLASH_UM, SCALE = 0.1, 0.01
 REACH_UM, FIELD_MOVES = 8.0, 50
 LOST_UM = (0.5, 1.5)
+SLIP, SLIP_MOVES = 0.97, 20
 
 
 def board(seed: int, **flaws: object) -> Microscope:
@@ -112,6 +113,7 @@ class Walk:
         self.watch = MoveWatch()
         self.tally = Tally()
         self.last_um = 0.0
+        self.found: list[Finding] = []
         self.model: Model | None = None
 
     def field(self, number: int) -> None:
@@ -123,6 +125,23 @@ class Walk:
         look = self.settled()
         for _ in range(FIELD_MOVES):
             look = self.move(look)
+
+    def slip(self, number: int) -> int:
+        """Moves with a coupling that slips, until the watch says so; 0 if it never does."""
+        self.microscope = board(3000 + number)
+        self.model = self.model or ruler(self.microscope)
+        self.controller = Controller(self.microscope, self.model)
+        stand(self.microscope, 0.0)
+        world = self.microscope.world
+        assert world is not None
+        turn = world.stage.turn
+        world.stage.turn = lambda distance_um: turn(SLIP * distance_um)  # type: ignore[method-assign]
+        look, self.found = self.settled(), []
+        for done in range(1, SLIP_MOVES + 1):
+            look = self.move(look)
+            if any(found.kind is Kind.SLIPPING for found in self.found):
+                return done
+        return 0
 
     def move(self, before: Look) -> Look:
         """One move, watched; gives the look that the next begins from."""
@@ -160,6 +179,7 @@ class Walk:
     def count(self, sigma_um: float, error_um: float, lost_um: float, noted: object, found: Finding | None) -> None:
         """Book one move."""
         tally = self.tally
+        self.found += [found] if found is not None else []
         if lost_um >= max(0.5, 4 * sigma_um):
             tally.lossy += 1
             tally.lossy_found += found is not None
@@ -169,6 +189,17 @@ class Walk:
             tally.false_alarms += found is not None
             tally.sigma_um.append(sigma_um)
             tally.error_um.append(error_um)
+
+
+def slipping(fields: int) -> bool:
+    """A coupling that loses 3 % of every way, field by field: after how many of 20 moves it is found."""
+    after: list[int] = []
+    walk = Walk(2, 0.0)
+    for number in range(fields):
+        walk.watch = MoveWatch()
+        after.append(walk.slip(number))
+        say({"field": number, "found_after_moves": after[-1]})
+    return all(0 < moves <= SLIP_MOVES for moves in after)
 
 
 def say(result: object) -> None:
@@ -202,6 +233,8 @@ def main() -> int:
     what, number = sys.argv[1], int(sys.argv[2])
     if what == "calibrate":
         return 0 if calibrate(number) else 1
+    if what == "slip":
+        return 0 if slipping(number) else 1
     return 0 if watched(number, {"watch": 0.0, "losses": 0.5}[what]) else 1
 
 
