@@ -25,8 +25,11 @@ def passage_of(before: Observation, move: Move, after: Observation, last_dz_um: 
 
 
 def returned_by(before: Observation, again: Observation) -> tuple[float, float] | None:
-    """How much farther away the objective is at a place than it was there before, and one sigma of that, um."""
+    """How much farther away the objective is at a place than it was there before, and one sigma of that, um.
+
+    A look near focus, whose side does not show, will do: patches that doubt their side spread, and that is in sigma.
+    """
     first, then = before.estimate, again.estimate
-    if first is None or then is None or {first.verdict, then.verdict} != {Verdict.OK}:
+    if first is None or then is None or not {first.verdict, then.verdict} <= {Verdict.OK, Verdict.SIGN_UNCERTAIN}:
         return None
     return paired(first.patches.defocus_um, then.patches.defocus_um)

@@ -1,7 +1,8 @@
 """The mechanics on the simulated board with the factory bundle: calibrations over seeds, and a thousand watched moves.
 
-`mechanics_trial.py calibrate SEEDS`, `watch MOVES`, `losses MOVES` and `slip FIELDS` print a line for each step, and fail
-where a bound is missed. Frames are rendered whole, so that a calibration takes a minute and a move a second; `make test-mechanics`.
+`mechanics_trial.py calibrate SEEDS`, `watch MOVES`, `losses MOVES` and `slip FIELDS` print a line for each step, and
+fail where a bound is missed. Frames are rendered whole, so that a calibration takes a minute and a move a second; all
+four are `make test-mechanics`.
 """
 
 from __future__ import annotations
