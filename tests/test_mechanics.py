@@ -19,7 +19,7 @@ GROUND = ScanGround(NOMINAL_UM, 30.0, 40.0, 0.95, 10.0, ruler_share=0.0)
 BIAS_LENGTH_UM = 1.5
 # The factory bundle's own, within 5 um of focus behind the simulated board, is 0.01 to 0.03 um.
 USUAL_UM = 0.03
-SEEDS = 25
+SEEDS = 20
 Answer = Mechanics | Inconclusive
 
 
@@ -101,13 +101,13 @@ def refused(look: Look, ground: ScanGround = GROUND) -> Inconclusive:
 
 def cases(bias_um: float) -> Iterator[Bench]:
     for seed, backlash_um, scale, direction in product(range(SEEDS), (0.0, 2.0, 6.0), (0.9, 1.1), (1, -1)):
-        if bias_um == USUAL_UM or (seed + round(10 * scale) + direction) % 4 == 0:
+        if (seed + round(10 * scale) + direction) % (2 if bias_um == USUAL_UM else 4) == 0:
             yield Bench(seed, backlash_um, scale, direction, bias_um)
 
 
 @cache
 def world(bias_um: float) -> list[tuple[Bench, Mechanics]]:
-    """Scans of 25 seeds, three plays, two scales and both directions (a quarter for other biases)."""
+    """Scans of 20 seeds and three plays, with half of the scales and directions (a quarter for other biases)."""
     return [(bench, measured(bench.look)) for bench in cases(bias_um)]
 
 
@@ -120,7 +120,7 @@ BIASES_UM = pytest.mark.parametrize("bias_um", [0.015, USUAL_UM, 0.06])
 
 @BIASES_UM
 def test_the_direction_is_always_right(bias_um: float) -> None:
-    assert len(world(bias_um)) >= 70
+    assert len(world(bias_um)) >= 60
     assert all(answer.direction == np.sign(bench.um_per_step) for bench, answer in world(bias_um))
 
 
