@@ -38,8 +38,9 @@ setup: $(SETUP_STAMP)  ## make .venv and install parfocal into it (no torch)
 demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-out
 	$(BIN)/parfocal demo --runs 30 --seed 7 --out demo-out
 
+# Small matrices on two threads wait for each other on a busy machine.
 test: $(TEST_STAMP)  ## run the tests (installs torch for model_export)
-	$(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
 
 test-boards:  ## test on an emulated board and real libcamera (root, Debian; 4 minutes, 3 GB at the first run)
 	@tests/boards/all.sh
