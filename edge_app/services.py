@@ -13,11 +13,11 @@ from typing import Any
 
 from edge_app import bundle as bundles
 from edge_app import selection, wire
-from edge_app.appliance import Appliance
-from edge_app.bridge import at_rest_after, run, stop
+from edge_app.appliance import Appliance, Job
+from edge_app.bridge import Say, relay, run, stop
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import BadRequest
-from edge_app.job import Look, Outcome
+from edge_app.job import Look
 from edge_app.pictures import png
 from edge_app.strategy import GiveUp, MoveTo, Settled
 from edge_app.stubs.parfocal.v1 import (
@@ -74,22 +74,19 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
         self, request: focus_pb2.FocusRequest, context: Any
     ) -> None:
         """A focus job, look by look; its last event is the outcome."""
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[focus_pb2.FocusEvent | None] = asyncio.Queue()
+        strategy = request.strategy or self._appliance.controller.microscope.profile.focus.strategy
         last: focus_pb2.Estimate | None = None
 
-        def on_look(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, wire.look_to(number, look, decision))
-
-        strategy = request.strategy or self._appliance.controller.microscope.profile.focus.strategy
-        job = self._appliance.focus(strategy, on_look, wire.region_from(request))
-        async with at_rest_after(self._appliance, job) as ended:
-            ended.add_done_callback(lambda _: events.put_nowait(None))
-            while (event := await events.get()) is not None:
+        def start(say: Say) -> Job:
+            def on_look(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+                nonlocal last
+                event = wire.look_to(number, look, decision)
                 last = event.look.estimate if event.look.HasField("estimate") else None
-                await context.write(event)
-            outcome: Outcome = job.result.result()
-            await context.write(wire.outcome_to(outcome, last))
+                say(event)
+
+            return self._appliance.focus(strategy, on_look, wire.region_from(request))
+
+        await relay(context, self._appliance, start, lambda outcome: wire.outcome_to(outcome, last))
 
     async def Stop(self, request: focus_pb2.StopRequest, context: Any) -> focus_pb2.StopReply:
         """Stop whatever moves."""
@@ -173,18 +170,14 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         self, request: microscope_pb2.CalibrateMechanicsRequest, context: Any
     ) -> None:
         """Measure the axis, look by look; the last event is the result."""
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[microscope_pb2.CalibrateMechanicsEvent | None] = asyncio.Queue()
 
-        def on_reading(number: int, look: Look, steps: int, why: str) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, wire.calibration_look_to(number, look, steps, why))
+        def start(say: Say) -> Job:
+            def on_reading(number: int, look: Look, steps: int, why: str) -> None:
+                say(wire.calibration_look_to(number, look, steps, why))
 
-        job = self._appliance.calibrate_mechanics(not request.dry_run, on_reading)
-        async with at_rest_after(self._appliance, job) as ended:
-            ended.add_done_callback(lambda _: events.put_nowait(None))
-            while (event := await events.get()) is not None:
-                await context.write(event)
-            await context.write(wire.calibrated_to(job.result.result()))
+            return self._appliance.calibrate_mechanics(not request.dry_run, on_reading)
+
+        await relay(context, self._appliance, start, wire.calibrated_to)
 
     async def SelectObjective(
         self, request: microscope_pb2.SelectObjectiveRequest, context: Any

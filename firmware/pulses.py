@@ -210,7 +210,7 @@ class PulseThread:
 
 
 def ask_for_realtime() -> bool:
-    """Ask for real-time priority and exact timers for the calling thread; whether the system allows the first."""
+    """Ask for real-time priority for the calling thread; whether the system allows it."""
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         return True

@@ -269,13 +269,13 @@ def test_the_client_sees_each_look_and_at_last_the_result(bench: Bench, client: 
 
 
 def test_who_measures_meanwhile_is_answered_by_the_calibrations_own_looks(bench: Bench, client: Client) -> None:
-    waiting = None
-    for event in client.calibrate_mechanics(dry_run=True):
-        if event.look.index == 3:
-            waiting = bench.appliance.measure()
-        if event.HasField("result"):
-            assert waiting is not None
-            assert waiting.done()
+    events = client.calibrate_mechanics(dry_run=True)
+    next(event for event in events if event.look.index == 3)
+    waiting = bench.appliance.measure()
+    next(event for event in events if event.look.index == 40)
+    assert waiting.done()
+    assert bench.appliance.busy_with == "calibrate"
+    events.close()  # type: ignore[attr-defined]
 
 
 def test_a_client_that_leaves_stops_the_calibration(bench: Bench, client: Client) -> None:
