@@ -42,7 +42,7 @@ demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-ou
 test: $(TEST_STAMP)  ## run the tests (installs torch for model_export)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
 
-test-boards:  ## test on an emulated board and real libcamera (root, Debian; 4 minutes, 3 GB at the first run)
+test-boards:  ## test on an emulated board and real libcamera (root, Debian; 3 minutes, 1.5 GB at the first run)
 	@tests/boards/all.sh
 
 test-mechanics: $(TEST_STAMP)  ## calibrate and watch the simulated board with the factory bundle (an hour)
