@@ -433,6 +433,8 @@ class DescribeReply(_message.Message):
     WORLD_FIELD_NUMBER: _builtins.int
     CONTRAST_FIELD_NUMBER: _builtins.int
     WHY_MODEL_FIELD_NUMBER: _builtins.int
+    RUNTIME_NOTE_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
     board: _builtins.str
     """Board profile by name."""
     description: _builtins.str
@@ -449,6 +451,14 @@ class DescribeReply(_message.Message):
     """How the specimen is made visible: brightfield or fluorescence."""
     why_model: _builtins.str
     """Why this model is in use, or why none is, in one sentence."""
+    runtime_note: _builtins.str
+    """What there is to know of the runtime: that a faster one is being prepared, or why it is not there. Empty when
+    there is nothing to say.
+    """
+    trouble: _builtins.str
+    """Why the board cannot be used, and what to do, in one sentence. Absent when it can; where it is there, of the other
+    fields only `serving_version` is meant.
+    """
     @_builtins.property
     def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objective]:
         """Objectives that the profile knows."""
@@ -485,17 +495,23 @@ class DescribeReply(_message.Message):
         world: _struct_pb2.Struct | None = ...,
         contrast: _builtins.str = ...,
         why_model: _builtins.str = ...,
+        runtime_note: _builtins.str = ...,
+        trouble: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_world", b"_world", "axis", b"axis", "camera", b"camera", "model", b"model", "world", b"world"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_trouble", b"_trouble", "_world", b"_world", "axis", b"axis", "camera", b"camera", "model", b"model", "trouble", b"trouble", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_world", b"_world", "axis", b"axis", "board", b"board", "camera", b"camera", "contrast", b"contrast", "description", b"description", "is_simulated", b"is_simulated", "model", b"model", "objectives", b"objectives", "runtime", b"runtime", "serving_version", b"serving_version", "strategies", b"strategies", "why_model", b"why_model", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_trouble", b"_trouble", "_world", b"_world", "axis", b"axis", "board", b"board", "camera", b"camera", "contrast", b"contrast", "description", b"description", "is_simulated", b"is_simulated", "model", b"model", "objectives", b"objectives", "runtime", b"runtime", "runtime_note", b"runtime_note", "serving_version", b"serving_version", "strategies", b"strategies", "trouble", b"trouble", "why_model", b"why_model", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__trouble: _TypeAlias = _typing.Literal["trouble"]  # noqa: Y015
+    _WhichOneofArgType__trouble: _TypeAlias = _typing.Literal["_trouble", b"_trouble"]  # noqa: Y015
     _WhichOneofReturnType__world: _TypeAlias = _typing.Literal["world"]  # noqa: Y015
     _WhichOneofArgType__world: _TypeAlias = _typing.Literal["_world", b"_world"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trouble) -> _WhichOneofReturnType__trouble | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__world) -> _WhichOneofReturnType__world | None: ...
 
