@@ -34,6 +34,7 @@ _PARITY = 2e-3
 _GOLDEN = 6
 _GOLDEN_SPECIMENS = 8
 _FOLDED = 1024  # constants larger than that are not multiplied out: graphs must stay small
+_MOVES = ("Transpose", "Slice", "Reshape")  # what changes no value, only its place
 OPSET = 18
 INPUT = "counts"
 
@@ -66,8 +67,31 @@ def to_onnx(net: nn.Module, outputs: Sequence[str], patch_px: int = PATCH_PX) ->
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]
+    cast_first(model)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def cast_first(model: onnx.ModelProto) -> None:
+    """Make the counts floats before anything else, in place: TensorRT takes bytes at its border only.
+
+    Source: onnx-tensorrt, docs/operators.md: "UINT8 is only supported as network input or output tensor types".
+    """
+    floats = f"{INPUT}_f32"
+    kept = [onnx.helper.make_node("Cast", [INPUT], [floats], to=onnx.TensorProto.FLOAT)]
+    now, cast = {INPUT: floats}, {floats}
+    for node in model.graph.node:
+        read = [now.get(name, name) for name in node.input]
+        if node.op_type == "Cast" and read[0] in cast:
+            now[node.output[0]] = read[0]
+            continue
+        del node.input[:]
+        node.input.extend(read)
+        if node.op_type in _MOVES and read[0] in cast:
+            cast.add(node.output[0])
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def answers_of(net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
