@@ -32,6 +32,7 @@ _MEMBERS = ("manifest.json", "manifest.sha256", "model.onnx", "golden.npz")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 Arrays = dict[str, NDArray[Any]]
 Range = tuple[float, float]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class _Table(BaseModel):
@@ -186,7 +187,10 @@ class Calibrations(_Table):
 
 
 class Manifest(_Table):
-    """The passport page: what the model is, what it is for, how well it did, and the hashes of its files."""
+    """The passport page: what the model is, what it is for, how well it did, and the hashes of its files.
+
+    `precision` is the lowest type that the graph itself states; a manifest that says nothing of it is of fp32.
+    """
 
     format: Literal[1] = 1
     name: str
@@ -196,6 +200,7 @@ class Manifest(_Table):
     family: str
     parameters: int
     flop_per_patch: float
+    precision: Precision = "fp32"
     input: Input
     outputs: tuple[str, ...]
     passport: Passport
@@ -233,7 +238,8 @@ def pack(manifest: Manifest, onnx: bytes, golden: bytes) -> bytes:
     """The one encoding of a bundle; the manifest's hashes are filled in here."""
     hashes = {"model.onnx": _sha256(onnx), "golden.npz": _sha256(golden)}
     complete = manifest.model_copy(update={"sha256": hashes})
-    text = json.dumps(complete.model_dump(mode="json"), indent=1, sort_keys=True).encode()
+    silent = {"precision"} if manifest.precision == "fp32" else set()  # appliances before it refuse the key
+    text = json.dumps(complete.model_dump(mode="json", exclude=silent), indent=1, sort_keys=True).encode()
     return _zip(
         {
             "manifest.json": text,

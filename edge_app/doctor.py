@@ -14,6 +14,8 @@ from rich.table import Column, Table
 
 from edge_app import bundle, runtime, selection
 from edge_app.errors import AppError, BundleNotFound
+from edge_app.nvidia import driver
+from edge_app.nvidia.cache import cache_folder
 from edge_app.services import version
 from firmware import plugins
 from firmware.clock import ManualClock
@@ -72,7 +74,7 @@ def examine() -> dict[str, Any]:
         "findings": [{"what", "name", "ok", "detail"}]}
     """
     trial = _trial()
-    findings = [trial, *_runtimes(), *_bundles(), *_drivers(), *_boards(), *_packages()]
+    findings = [trial, _gpu(), *_runtimes(), *_bundles(), *_drivers(), *_boards(), *_packages()]
     return {
         "parfocal": version(),
         "python": platform.python_version(),
@@ -110,6 +112,17 @@ def _trial() -> Finding:
     except FirmwareError as error:
         return Finding("trial", TRIAL_BOARD, False, str(error))
     return Finding("trial", TRIAL_BOARD, True, f"took a frame of {frame.width_px}x{frame.height_px}")
+
+
+def _gpu() -> Finding:
+    """NVIDIA's, asked of the driver alone; most boards have none."""
+    found = driver.probe()
+    if isinstance(found, str):
+        return Finding("gpu", "nvidia", False, f"{found}; only the runtime tensorrt needs it")
+    memory_gib = found.memory_bytes / 2**30
+    detail = f"compute capability {found.architecture}, {memory_gib:.1f} GiB, CUDA {found.cuda}"
+    kept = cache_folder()
+    return Finding("gpu", found.name, True, f"{detail}; {len(list(kept.glob('*.engine')))} engines in {kept}")
 
 
 def _runtimes() -> list[Finding]:

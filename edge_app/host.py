@@ -110,7 +110,7 @@ def folder(path: Path) -> Finding:
         with tempfile.TemporaryFile(dir=path) as file:
             os.posix_fallocate(file.fileno(), 0, _RECORD_BYTES)
     except OSError as error:
-        cure = f"sudo chown -R $USER {path}, or choose another folder with --state"
+        cure = "run this as the user that it belongs to, or choose another folder with --state"
         if error.errno == errno.ENOSPC:
             cure = "free some space (`df -h` shows where), or choose another folder with --state"
         why = error.strerror or str(error)

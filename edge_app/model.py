@@ -36,6 +36,11 @@ class Model:
         return self.bundle.manifest.label
 
     @property
+    def note(self) -> str:
+        """What a person should know of the runtime, or ""."""
+        return str(getattr(self.runtime, "note", ""))
+
+    @property
     def patch_px(self) -> int:
         """Side of the patches that it takes."""
         return self.bundle.manifest.input.patch_px
@@ -90,11 +95,15 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a board's model comes from: the bundle that was asked for, or `factory`; see `selection`."""
+    """Where a board's model comes from: the bundle that was asked for, or `factory`; see `selection`.
+
+    `builds` lets a runtime build in the background what it needs; for a server, not for one look.
+    """
 
     name: str = selection.FACTORY
     runtime: str = ""
     threads: int = 0
+    builds: bool = False
 
     def model_for(self, optics: FrameOptics, loaded: Model | None = None) -> Model:
         """The model for these optics: the loaded one if it is that, or if no other fits better.
@@ -105,12 +114,15 @@ class ModelSource:
         """
         choice = selection.select(self.name, optics)
         stays = loaded is not None and (not choice.fits or loaded.bundle.sha256 == bundles.read(choice.path).sha256)
-        model = loaded if loaded is not None and stays else open_model(choice.path, self.runtime, self.threads)
+        model = loaded if loaded is not None and stays else self._open(choice.path)
         return replace(model, why=choice.why)
 
+    def _open(self, path: Path) -> Model:
+        return open_model(path, self.runtime, self.threads, self.builds)
 
-def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:
-    """Read, check and load a bundle.
+
+def open_model(path: Path, runtime: str = "", threads: int = 0, builds: bool = False) -> Model:
+    """Read, check and load a bundle; the arguments are those of `open_runtime`.
 
     Raises:
         BundleError: It is missing or damaged.
@@ -123,4 +135,4 @@ def open_model(path: Path, runtime: str = "", threads: int = 0) -> Model:
         raise BundleError(
             f"{checked.manifest.label} is for a task that this version does not know: {error}"
         ) from error
-    return Model(checked, open_runtime(checked, runtime, threads), task)
+    return Model(checked, open_runtime(checked, runtime, threads, builds), task)

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.bundle import ModelBundle
+from edge_app.bundle import Manifest, ModelBundle
 from edge_app.errors import RuntimeFailed
 from firmware import plugins
 from firmware.errors import UnknownPlugin
 
 PACKAGE = "edge_app.runtimes"
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
-_TOLERANCE = 0.02
+MEANWHILE = "onnxruntime"
+"""What serves while another runtime is being prepared, and where that fails."""
+
+_TOLERANCE = {"fp32": 0.02, "fp16": 0.05, "int8": 0.1}
+"""How far answers may lie from the golden ones: runtimes differ more where numbers are coarser; docs/precision.md."""
+
+_log = logging.getLogger(__name__)
 
 
 class Runtime(Protocol):
     """A loaded network."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the file in runtimes/."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What a person should know of it in a sentence, or ""."""
+        ...
 
     def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """(N, P, P, 3) uint8 to each output by name, (N,) float32; N may change from call to call.
@@ -31,56 +49,201 @@ class Runtime(Protocol):
         ...
 
 
+class Build(Protocol):
+    """Something that is being built, by a process or thread of its own."""
+
+    progress: float
+    error: str
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call this when it has ended, well or not (`error`), or at once if it has; from any thread."""
+        ...
+
+
+class Preparation(Protocol):
+    """What a runtime has to build on this machine before it can load a bundle; `what` names it, with its article."""
+
+    what: str
+
+    def start(self) -> Any:
+        """Begin to build, or join the build that was begun."""
+        ...
+
+    def load(self, build: Any) -> Runtime:
+        """The runtime, once it is built."""
+        ...
+
+
+class Meanwhile:
+    """Serves by one runtime until another is built, loaded, and right on the golden inputs; swaps between two calls.
+
+    Where that fails it goes on as it is, and `note` says so.
+    """
+
+    def __init__(self, ready: Runtime, chosen: str, bundle: ModelBundle) -> None:
+        self._now = ready
+        self._next: Runtime | None = None
+        self._chosen, self._bundle = chosen, bundle
+        self._build: Build | None = None
+        self._what = self._said = ""
+
+    def begin(self, preparation: Preparation) -> None:
+        """Start to build."""
+        build = preparation.start()
+        self._build, self._what = build, preparation.what
+        # A build outlives a model that another took the place of; what it built is then loaded by nobody.
+        alive = weakref.ref(self)
+
+        def adopt() -> None:
+            here = alive()
+            if here is not None:
+                here._adopt(preparation, build)  # noqa: SLF001 - its own
+
+        build.then(adopt)
+
+    def stay(self, why: str) -> None:
+        """Go on with what serves, and say why."""
+        self._said, self._build = f"{why}; {self._now.name} serves", None
+        _log.warning("%s: %s", self._bundle.manifest.label, self._said)
+
+    @property
+    def name(self) -> str:
+        """Of the runtime that serves."""
+        return self._now.name
+
+    @property
+    def note(self) -> str:
+        """What is being built or has failed, or ""."""
+        build = self._build
+        if build is None:
+            return self._said
+        return f"{self._what} is being built, {build.progress:.0%}; {self._now.name} serves meanwhile"
+
+    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """As `Runtime.infer`; the one thread that calls it is the one that swaps."""
+        waiting = self._next
+        if waiting is not None:
+            _log.info("%s: %s serves from now on, %s did before", self._bundle.manifest.label, waiting.name, self.name)
+            self._now, self._next, self._build = waiting, None, None
+        return self._now.infer(counts)
+
+    def _adopt(self, preparation: Preparation, build: Any) -> None:
+        if build.error:
+            self.stay(f"{preparation.what} could not be built: {build.error}")
+            return
+        try:
+            self._next = checked(self._chosen, self._bundle, lambda: preparation.load(build), usual=True)
+        except RuntimeFailed as error:
+            self.stay(str(error))
+
+
 def available() -> dict[str, str]:
     """Every runtime in the folder, with "" if it can be used here or what is missing."""
     return {name: plugins.load(PACKAGE, name).missing() for name in plugins.names(PACKAGE)}
 
 
-def open_runtime(bundle: ModelBundle, name: str = "", threads: int = 0) -> Runtime:
+def open_runtime(bundle: ModelBundle, name: str = "", threads: int = 0, builds: bool = False) -> Runtime:
     """Load a bundle and hold its answers against the golden ones before it may serve.
+
+    A runtime that builds something on the machine first (`preparation` in its file) never keeps a bundle from being
+    served: until that is built, and where it fails, ONNX Runtime serves.
 
     Args:
         bundle: The model.
-        name: A runtime, or "" for the fastest that is installed.
+        name: A runtime, or "" for the fastest that is installed and answers as it should.
         threads: 0 for as many as there are cores.
+        builds: Build in the background what the runtime has to have built, and change over to it; for who stays.
 
     Raises:
         RuntimeFailed: The runtime is missing, refuses the model, or answers differently from the golden outputs.
     """
-    chosen = name or _preferred()
+    *faster, last = [name] if name else _by_preference()
+    for chosen in faster:
+        try:
+            return _open(chosen, bundle, threads, builds)
+        except RuntimeFailed as error:  # noqa: PERF203 - a handful of runtimes
+            _log.warning("%s", error)
+    return _open(last, bundle, threads, builds)
+
+
+def _open(chosen: str, bundle: ModelBundle, threads: int, builds: bool) -> Runtime:
+    module = _module(chosen)
+    if hasattr(module, "preparation"):
+        return _prepared(chosen, module, bundle, threads, builds)
+    return checked(chosen, bundle, lambda: module.load(bundle, threads))
+
+
+def checked(name: str, bundle: ModelBundle, load: Callable[[], Runtime], usual: bool = False) -> Runtime:
+    """Load, and hold the answers to the golden inputs against the golden outputs.
+
+    Args:
+        name: The runtime's.
+        bundle: The model.
+        load: Gives the runtime.
+        usual: Ask for the golden inputs once more, repeated to the usual number of patches of a frame.
+
+    Raises:
+        RuntimeFailed: It refuses the model, or answers differently.
+    """
+    label, once = bundle.manifest.label, np.arange(len(bundle.golden_in))
+    asked = [once, np.resize(once, bundle.manifest.input.patches_at_most or len(once))] if usual else [once]
     try:
-        module = plugins.load(PACKAGE, chosen)
+        runtime = load()
+        answers = [runtime.infer(bundle.golden_in[rows]) for rows in asked]
+    except RuntimeFailed:
+        raise
+    except Exception as error:
+        raise RuntimeFailed(f"{name} refused {label}: {error}") from error
+    for rows, given in zip(asked, answers, strict=True):
+        _compare(name, bundle.manifest, {output: golden[rows] for output, golden in bundle.golden_out.items()}, given)
+    return runtime
+
+
+def _prepared(chosen: str, module: ModuleType, bundle: ModelBundle, threads: int, builds: bool) -> Runtime:
+    """The runtime if what it needs is built and right, or else the one that serves meanwhile."""
+    why = f"{chosen} has not been prepared for this model: `parfocal serve` does that, or parfocal-model engine"
+    preparation: Preparation | None = None
+    try:
+        preparation = module.preparation(bundle)
+        if preparation is None:
+            return checked(chosen, bundle, lambda: module.load(bundle, threads), usual=True)
+    except RuntimeFailed as error:
+        why = str(error)
+    fallback = _module(MEANWHILE)
+    served = Meanwhile(checked(MEANWHILE, bundle, lambda: fallback.load(bundle, threads)), chosen, bundle)
+    if preparation is not None and builds:
+        served.begin(preparation)
+    else:
+        served.stay(why)
+    return served
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        module = plugins.load(PACKAGE, name)
     except UnknownPlugin as error:
         raise RuntimeFailed(str(error)) from error
     missing: str = module.missing()
     if missing:
-        raise RuntimeFailed(f"the runtime {chosen!r} cannot be used here: {missing}")
-    try:
-        runtime: Runtime = module.load(bundle, threads)
-        answers = runtime.infer(bundle.golden_in)
-    except RuntimeFailed:
-        raise
-    except Exception as error:
-        raise RuntimeFailed(f"{chosen} refused {bundle.manifest.label}: {error}") from error
-    _compare(chosen, bundle, answers)
-    return runtime
+        raise RuntimeFailed(f"the runtime {name!r} cannot be used here: {missing}")
+    return module
 
 
-def _preferred() -> str:
+def _by_preference() -> list[str]:
     usable = {name for name, missing in available().items() if not missing}
-    for name in (*PREFERENCE, *sorted(usable)):
-        if name in usable:
-            return name
-    raise RuntimeFailed("no inference runtime is installed; pip install 'parfocal[openvino]' or onnxruntime")
+    if not usable:
+        raise RuntimeFailed("no inference runtime is installed; pip install 'parfocal[openvino]' or onnxruntime")
+    known = [name for name in PREFERENCE if name in usable]
+    return known + sorted(usable - set(known))
 
 
-def _compare(name: str, bundle: ModelBundle, answers: dict[str, NDArray[Any]]) -> None:
-    for output, golden in bundle.golden_out.items():
-        if output not in answers or answers[output].shape != golden.shape:
-            raise RuntimeFailed(f"{name} does not give {output!r} of {bundle.manifest.label}")
-        worst = float(np.abs(answers[output] - golden).max())
-        if not worst <= _TOLERANCE:
+def _compare(name: str, manifest: Manifest, golden: dict[str, NDArray[Any]], answers: dict[str, NDArray[Any]]) -> None:
+    for output, wanted in golden.items():
+        if output not in answers or answers[output].shape != wanted.shape:
+            raise RuntimeFailed(f"{name} does not give {output!r} of {manifest.label}")
+        worst = float(np.abs(answers[output] - wanted).max())
+        if not worst <= _TOLERANCE[manifest.precision]:
             raise RuntimeFailed(
-                f"{name} answers {bundle.manifest.label} wrongly: {output} is off by {worst:.3g} on the golden "
+                f"{name} answers {manifest.label} wrongly: {output} is off by {worst:.3g} on the golden "
                 "inputs; do not use it, and report this with `parfocal doctor`"
             )

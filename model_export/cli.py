@@ -1,4 +1,4 @@
-"""parfocal-model: synth, train, evaluate, export."""
+"""parfocal-model: synth, train, evaluate, export, precision, engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,14 @@ DataDir = Annotated[Path, typer.Option("--data", help="folder of the shards")]
 RunDir = Annotated[Path, typer.Option("--run", help="folder of the checkpoint")]
 Specimens = Annotated[int, typer.Option(min=1, help="slides of each evaluation set")]
 Depths = Annotated[int, typer.Option(min=1, help="frames of each slide, one in every stratum of the range")]
+
+
+class To(str, Enum):
+    """Which variants of a bundle to make."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
+    ALL = "all"
 
 
 @app.command()
@@ -182,6 +191,87 @@ def evaluate(
         _err.print(f"wrote {path}")
 
 
+@app.command()
+def precision(  # noqa: PLR0913, PLR0917 - an argument is an option
+    bundle: Annotated[str, typer.Argument(help="an fp32 bundle: a file, or a factory bundle's name")],
+    to: Annotated[To, typer.Option(help="what to make bundles of")] = To.ALL,
+    sets: Annotated[list[str] | None, typer.Option(help="repeat for several; the recipe's if not given")] = None,
+    seed: Annotated[int, typer.Option(help="of the evaluation sets; any integer")] = 4,
+    specimens: Specimens = 12,
+    depths: Depths = 12,
+    recipe: Annotated[str, typer.Option(help="what trained the bundle; by the name in its record if empty")] = "",
+    calibrate_on: Annotated[int, typer.Option(min=1, help="training specimens that set the scales")] = 32,
+    emulate: Annotated[bool, typer.Option(help="also score TF32, and halves throughout; neither is written")] = False,
+    out: Annotated[Path, typer.Option(help="folder of the bundles")] = Path("runs/precision"),
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Make fp16 and int8 bundles of an fp32 one, score all on the same frames, and say which should serve."""
+    from edge_app.bundle import find, read
+
+    original = read(find(bundle))
+    table = _read(recipe or original.manifest.training.recipe)
+
+    from model_export.comparison import document, score_together
+    from model_export.evaluate import load_set
+    from model_export.variants import EMULATED, calibration_patches, check_recipe, make_variant, write_variant
+
+    check_recipe(original.manifest, table)
+    wanted = [load_set(name) for name in sets or table.sets]
+    with _Bar("calibration specimens") as update:
+        patches = calibration_patches(table, calibrate_on, _ticks(update, calibrate_on))
+    asked = [kind for kind in ("fp16", "int8") if to.value in (kind, "all")]
+    variants = [make_variant(original, kind, patches) for kind in (*asked, *(EMULATED if emulate else ()))]
+    scored = {}
+    for each in wanted:
+        with _Bar(f"{each.name} frames") as update:
+            ticks = _ticks(update, specimens * depths)
+            scored[each.name] = score_together(each, original, variants, seed, (specimens, depths), ticks)
+    for variant in variants[: len(asked)]:
+        figures = {name: of[variant.precision] for name, of in scored.items()}
+        metrics = {name: {"seed": seed, **given.figures} for name, given in figures.items() if given is not None}
+        if len(metrics) < len(figures):
+            _err.print(f"{variant.precision} is not written: an answer of it is not a number")
+            continue
+        path = write_variant(original, variant, metrics, len(patches), out)
+        _err.print(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    result = document(original, variants, scored, seed)
+    if as_json:
+        print(json.dumps(result))  # noqa: T201
+        return
+    _precisions(result)
+
+
+@app.command()
+def engine(
+    bundle: Annotated[str, typer.Argument(help="a bundle file, a factory bundle's name, or factory")] = "",
+    board: Annotated[str | None, typer.Option(help="only what this board's objectives get: a name, or a file")] = None,
+    config: Annotated[Path | None, typer.Option(help="a TOML file with settings: board, bundle, runtime")] = None,
+    if_possible: Annotated[bool, typer.Option("--if-possible", help="do nothing, and succeed, without a GPU")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Build TensorRT engines on this device, or find those that are built, prove them, and time them.
+
+    `parfocal serve` builds what it needs by itself, and serves by ONNX Runtime meanwhile.
+    """
+    from edge_app.errors import RuntimeFailed
+    from model_export.engine import bundles_for, engine_for, missing, show
+
+    why = missing()
+    if why and not if_possible:
+        raise RuntimeFailed(f"no TensorRT engine can be built here: {why}")
+    if why:
+        _err.print(f"no TensorRT engine is built: {why}", soft_wrap=True, markup=False)
+    results = []
+    for path in [] if why else bundles_for(bundle, board, config):
+        with _Bar(f"{path.stem}, %") as update:
+            results.append(engine_for(path, lambda part, update=update: update(round(100 * part), 100) is None))  # type: ignore[misc]
+    if as_json:
+        print(json.dumps({"engines": results, "why_none": why}))  # noqa: T201
+    else:
+        show(results, Console())
+    raise typer.Exit(1 if any(result["error"] for result in results) else 0)
+
+
 @app.command(hidden=True)
 def eager(
     recipe: RecipeName,
@@ -253,6 +343,25 @@ def _table(metrics: dict[str, Any]) -> None:
         told = f"blank patches: precision {cell(blank['precision'])}, recall {cell(blank['recall'])}"
         unsure = f"{cell(figures['abstained'])} of the frames (SIGN_UNCERTAIN: {cell(figures['sign_uncertain'])})"
         out.print(f"{name}: abstained on {unsure}; {told}")
+
+
+def _precisions(result: dict[str, Any]) -> None:
+    out = Console()
+    frame = {"frame": ("frame", "mae_um"), "median": ("frame", "median_um"), "p95": ("frame", "p95_um")}
+    columns = {"patch": ("patch", "mae_um"), **frame, "side": ("patch", "sign")}
+    table = Table("set", "precision", *columns, "KiB", title="mean |error| of patches and frames, um")
+    told = []
+    for name, of in result["sets"].items():
+        for kind, figures in of.items():
+            cells = [cell(figures[unit][key] if unit in figures else None) for unit, key in columns.values()]
+            table.add_row(name, kind, *cells, f"{result['onnx_bytes'][kind] / 1024:.0f}")
+            if "growth" in figures:
+                grew = "{mean_um:+.4f} um ({low_um:+.4f} to {high_um:+.4f}, 95 %)".format(**figures["growth"])
+                told.append(f"{kind} on {name}: the frame error changes by {grew}")
+            told += [f"{kind} on {name}: {miss}" for miss in figures.get("misses", [])]
+    out.print(table)
+    out.print("\n".join(told), highlight=False)
+    out.print(f"to serve: {result['choice']} ({result['rule']})", highlight=False)
 
 
 def _ticks(update: Callable[..., None], total: int) -> Callable[[], None]:

@@ -18,6 +18,7 @@ class Oracle:
     """
 
     name = "oracle"
+    note = ""
 
     def __init__(self, world: World, scale: float = 1.0, bias_um: float = 0.0, symmetric: bool = False) -> None:
         self._world = world

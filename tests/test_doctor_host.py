@@ -157,7 +157,7 @@ def test_a_state_folder_that_is_no_folder_is_told_with_what_to_do(tmp_path: Path
     found = at_the_stage(a_stage(), swept(board()), state=tmp_path / "state")
     told = found["state", str(tmp_path / "state")].detail
     assert ("state", str(tmp_path / "state")) in failed(found)
-    assert "sudo chown" in told
+    assert "run this as the user that it belongs to" in told
     assert "--state" in told
     assert found["axis", "move"].ok
 

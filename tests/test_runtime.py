@@ -10,6 +10,7 @@ import pytest
 from edge_app import runtime as runtimes
 from edge_app.bundle import factory_bundles, read
 from edge_app.errors import RuntimeFailed
+from firmware import plugins
 
 USABLE = sorted(name for name, missing in runtimes.available().items() if not missing)
 
@@ -54,3 +55,17 @@ def test_an_unknown_runtime_names_the_known_ones() -> None:
 def test_openvino_is_imported_without_its_telemetry() -> None:
     runtimes.open_runtime(read(factory_bundles()[0]), "openvino")
     assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_model_that_the_fastest_runtime_answers_wrongly_is_served_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = read(factory_bundles()[0])
+    module = plugins.load(runtimes.PACKAGE, "openvino")
+    right = module.OpenVino.infer
+    off = {"defocus_um": np.float32(1.8)}
+    monkeypatch.setattr(
+        module.OpenVino, "infer", lambda self, counts: {k: v + off.get(k, 0) for k, v in right(self, counts).items()}
+    )
+    assert runtimes.open_runtime(bundle).name == "onnxruntime"
+    assert "openvino answers" in caplog.text

@@ -25,6 +25,7 @@ class OnnxRuntime:
     """One session with its own thread pool; large batches go through in pieces that fit the cache."""
 
     name = "onnxruntime"
+    note = ""
 
     def __init__(self, session: Any, bundle: ModelBundle) -> None:
         self._session = session

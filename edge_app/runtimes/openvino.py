@@ -29,6 +29,7 @@ class OpenVino:
     """
 
     name = "openvino"
+    note = ""
 
     def __init__(self, queue: Any, bundle: ModelBundle) -> None:
         self._queue = queue
