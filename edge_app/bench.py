@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from edge_app import bench_service
 from edge_app.bundle import read, shipped
 from edge_app.controller import Controller
 from edge_app.errors import RuntimeFailed
@@ -58,23 +59,23 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     """Measure factory bundles in every runtime on one 2592x1944 frame of tissue, `rounds` times in turns.
 
     Those that accept the board `simulated`, and LDSE-Net beside them. Each is asked about those patches that serving
-    would ask it about.
+    would ask it about. Then servers of that board are started in every runtime.
 
     Returns:
         `rows` per model and runtime; for the model that this board uses `stages_ms` in its fastest runtime, and
-        `ratios` as {"median", "low", "high"}.
+        `ratios` as {"median", "low", "high"}; `service` as `bench_service.bench` gives it.
 
     Raises:
         RuntimeFailed: No runtime or no bundle can be used here.
     """
     threads = threads or os.cpu_count() or 1
-    progress(0, 4, "rendering a frame")
+    progress(0, 5, "rendering a frame")
     microscope = open_microscope(load_profile("simulated"), ManualClock())
     if microscope.world is not None:
         microscope.world.load_field(0, "tissue")
     frame = microscope.capture()
     microscope.camera = HeldFrame(microscope, frame.pixels)
-    progress(1, 4, "timing runtimes in turns with sgemm")
+    progress(1, 5, "timing runtimes in turns with sgemm")
     models = _open_all(frame.optics, threads)
     inputs = [_asked(model, frame) for model in models]
     rows, times = _rows(models, inputs, threads, rounds)
@@ -82,9 +83,9 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     by_speed = sorted((statistics.median(times[k]), k) for k, model in enumerate(models) if model.label == usual)
     fastest, slowest = by_speed[0][1], by_speed[-1][1]
     model, counts = models[fastest], inputs[fastest]
-    progress(2, 4, f"timing the stages of a frame with {model.runtime.name}")
+    progress(2, 5, f"timing the stages of a frame with {model.runtime.name}")
     stages = _stages(Controller(microscope, model), rounds)
-    progress(3, 4, "comparing with one patch at a time and with torch")
+    progress(3, 5, "comparing with one patch at a time and with torch")
     ratios = {"one_by_one_over_batch": _one_by_one(model, counts, rounds)}
     eager = _against_eager(model, counts, threads, rounds)
     if eager is not None:
@@ -94,13 +95,16 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     )
     ratios |= _against_reference(models, times, fastest)
     overhead = sum(ms for stage, ms in stages.items() if stage != "infer") / sum(stages.values())
-    progress(4, 4, "done")
+    runtimes = sorted({one.runtime.name for one in models})
+    service = bench_service.bench(runtimes, lambda text: progress(4, 5, text))
+    progress(5, 5, "done")
     return {
         "rows": rows,
         "stages_ms": {stage: round(ms, 3) for stage, ms in stages.items()},
         "ratios": ratios,
         "all_but_inference": round(overhead, 4),
         "cores": os.cpu_count(),
+        "service": service,
     }
 
 
@@ -124,6 +128,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     console.print(f"everything but inference takes {result['all_but_inference']:.1%} of a frame's time")
     for name, ratio in result["ratios"].items():
         console.print(f"{name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    bench_service.print_table(result["service"], console)
 
 
 def _open_all(optics: FrameOptics, threads: int) -> list[Model]:
@@ -133,7 +138,9 @@ def _open_all(optics: FrameOptics, threads: int) -> list[Model]:
         for path, bundle in shipped()
         if bundle.manifest.name == REFERENCE or bundle.manifest.passport.check(optics) is None
     ]
-    models = [open_model(path, name, threads) for path in wanted for name in usable]
+    opened = [open_model(path, name, threads) for path in wanted for name in usable]
+    # A runtime with a note is another one in disguise, as where no TensorRT engine has been built yet.
+    models = [model for model in opened if not model.note]
     if not models:
         raise RuntimeFailed("nothing to measure: no factory bundle or no runtime; run `parfocal doctor`")
     return models

@@ -160,10 +160,12 @@ class Controller:
                 decision = _decide(plan, look.seen, first=True)
                 while isinstance(decision, MoveTo):
                     on_look(len(job.seen), look, decision)
+                    before = look.seen
+                    del look  # its frame would be kept while the next is taken
                     move = axis.move_to(decision.z_um, travel)
                     job.moves += 1
                     after = self._looked(job, module.NEEDS_MODEL)
-                    look = self._watched(job, look, move, after, travel, on_look)
+                    look = self._watched(job, before, move, after, travel, on_look)
                     decision = _decide(plan, look.seen)
                 on_look(len(job.seen), look, decision)
         except MotionStopped as stopped:
@@ -177,12 +179,14 @@ class Controller:
             raise
         return self._conclude(job, decision)
 
-    def _watched(self, job: Job, before: Look, move: Move, after: Look, travel: Travel, on_look: OnLook) -> Look:
+    def _watched(
+        self, job: Job, before: Observation, move: Move, after: Look, travel: Travel, on_look: OnLook
+    ) -> Look:
         """Compare what was seen of a move with what was commanded; a suspicion drives back and looks again.
 
         Gives the look to decide on: `after`, or, where the way was made again, the one at its end.
         """
-        passage = passage_of(before.seen, move, after.seen, job.last_dz_um)
+        passage = passage_of(before, move, after.seen, job.last_dz_um)
         job.last_dz_um = move.to_um - move.from_um
         noted = self.watch.note(passage) if passage is not None else None
         if isinstance(noted, Finding):
@@ -191,7 +195,7 @@ class Controller:
             return after
         why = f"the move seems to have ended {noted.loss_um:.2f} um short; back to see whether steps were lost"
         returned = self._gone(job, after, MoveTo(move.from_um, why), travel, on_look)
-        apart = returned_by(before.seen, returned.seen)
+        apart = returned_by(before, returned.seen)
         found = self.watch.confirm(noted, *apart) if apart is not None else None
         why = found.sentence if found is not None else _unconfirmed(noted)
         if found is not None:

@@ -67,7 +67,7 @@ def image(transmission: Floats, table: PupilTable, defocus_um: float) -> Floats:
             step = line * 1e-3 / (optics.numerical_aperture * optics.pixel_um * a / b)
             _add_intensities(total, amplitude, _pupil(table, defocus_um - shift, line), points, step)
         spectrum = np.fft.rfft2(total / np.float32(len(points) * len(lines)))
-        result[c] = sampled(spectrum.astype(np.complex64, copy=False), optics)
+        sampled(spectrum.astype(np.complex64, copy=False), optics, result[c])
     return result
 
 

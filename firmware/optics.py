@@ -15,8 +15,10 @@ A 8, 1601 (1991).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,24 @@ Floats = NDArray[np.float32]
 GREEN_NM = 535.0
 _TAIL_UM = 8.0
 _FREQUENCIES = 384
+_STRIP_VALUES = 2**16
+
+
+class Light(Protocol):
+    """Light (C, H, W) float32 that can be read piece by piece: an array, or something that works it out."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Colours, rows and columns."""
+        ...
+
+    def __getitem__(self, where: Any, /) -> Any:
+        """One colour's rows and columns as an array (h, w); behind a `:` for the colours, a smaller `Light`."""
+        ...
+
+    def __array__(self) -> NDArray[Any]:
+        """All of it."""
+        ...
 
 
 def depth_of_field_um(numerical_aperture: float, immersion_index: float = 1.0) -> float:
@@ -121,6 +141,14 @@ def bessel_j0(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 3.0, small, size * np.cos(angle) / np.sqrt(np.maximum(x, 3.0)))
 
 
+def _hankel(scale: float, x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> Floats:
+    """J0(scale * x * y), weighted row by row: (X, Y), some rows at a time."""
+    out = np.empty((len(x), len(y)), np.float32)
+    for rows in _strips(len(x), len(y)):
+        out[rows] = bessel_j0(scale * np.outer(x[rows], y)) * weights[rows, None]
+    return out
+
+
 @lru_cache(maxsize=64)
 def _quadrature(nodes: int, end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, weights = np.polynomial.legendre.leggauss(nodes)
@@ -145,10 +173,9 @@ class PupilTable:
         self._measure = weights * rho
         r, weights = _quadrature(int(32 + 3 * radius * optics.cutoff_per_um), radius)
         self.frequencies_per_um = np.linspace(0.0, optics.cutoff_per_um, _FREQUENCIES)
-        hankel = bessel_j0(2 * np.pi * np.outer(r, self.frequencies_per_um))
-        self._to_otf = (hankel * (weights * r)[:, None]).astype(np.float32)
+        self._to_otf = _hankel(2 * np.pi, r, self.frequencies_per_um, weights * r)
         self._to_field = {
-            line: bessel_j0(2 * np.pi * na / (line * 1e-3) * np.outer(rho, r)).astype(np.float32)
+            line: _hankel(2 * np.pi * na / (line * 1e-3), rho, r, np.ones(len(rho)))
             for lines in optics.lines_nm
             for line in lines
         }
@@ -250,14 +277,38 @@ def _smooth(n: int) -> bool:
     return n == 1
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> tuple[NDArray[np.int32], Floats]:
-    fy = np.fft.fftfreq(fine, pitch_um)
-    fx = np.fft.rfftfreq(fine, pitch_um)
-    radius = np.hypot(fy[:, None], fx[None, :]) * ((_FREQUENCIES * 8 - 1) / cutoff_per_um)
+    """Where in a radial OTF the frequencies lie, and what a pixel passes of them: (n/2+1, n/2+1) both."""
+    f = np.fft.rfftfreq(fine, pitch_um)
+    radius = np.hypot(f[:, None], f[None, :]) * ((_FREQUENCIES * 8 - 1) / cutoff_per_um)
     index = np.minimum(radius + 0.5, _FREQUENCIES * 8).astype(np.int32)
-    pixel = np.sinc(fy * pixel_um)[:, None] * np.sinc(fx * pixel_um)[None, :]
+    pixel = np.sinc(f * pixel_um)[:, None] * np.sinc(f * pixel_um)[None, :]
     return index, pixel.astype(np.float32)
+
+
+def _filter(spectrum: NDArray[np.complex64], factor: Floats) -> None:
+    """Multiply a half spectrum (n, n/2+1) by what is the same up and down: (n/2+1, n/2+1) of rows from 0 on."""
+    half = len(factor)
+    spectrum[:half] *= factor
+    spectrum[half:] *= factor[half - 2 : 0 : -1]
+
+
+def _strips(length: int, width: int) -> Iterator[slice]:
+    """All of so many rows, some at a time: numpy transforms in double precision, and this much stays in the cache."""
+    step = max(_STRIP_VALUES // width, 8)
+    return (slice(first, min(first + step, length)) for first in range(0, length, step))
+
+
+def _spectrum(light: Light, colour: int) -> NDArray[np.complex64]:
+    """`rfft2` of one colour of a square: (n, n/2+1) complex64."""
+    n = light.shape[-1]
+    spectrum = np.empty((n, n // 2 + 1), np.complex64)
+    for rows in _strips(n, n):
+        spectrum[rows] = np.fft.rfft(light[colour, rows])
+    for columns in _strips(n // 2 + 1, n):
+        spectrum[:, columns] = np.fft.fft(spectrum[:, columns], axis=0)
+    return spectrum
 
 
 def _fold(spectrum: NDArray[np.complex64], out: int) -> NDArray[np.complex64]:
@@ -266,59 +317,57 @@ def _fold(spectrum: NDArray[np.complex64], out: int) -> NDArray[np.complex64]:
     if out == n:
         return spectrum
     keep, extra = out // 2, n // 2 - out // 2
-    rows = np.zeros((out, spectrum.shape[1]), np.complex64)
-    rows[:keep] = spectrum[:keep]
-    rows[-keep:] += spectrum[-keep:]
-    rows[keep : keep + extra] += spectrum[keep : keep + extra]
-    rows[out - keep - extra : out - keep] += spectrum[n - n // 2 : n - keep]
-    folded = rows[:, : keep + 1].copy()
-    mirrored = np.roll(rows[::-1], 1, axis=0)
-    folded[:, keep - extra : keep + 1] += np.conj(mirrored[:, keep : keep + extra + 1][:, ::-1])
+
+    def by_rows(part: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        rows = np.concatenate([part[:keep], part[-keep:]])
+        rows[keep : keep + extra] += part[keep : keep + extra]
+        rows[keep - extra : keep] += part[n - n // 2 : n - keep]
+        return rows
+
+    folded = by_rows(spectrum[:, : keep + 1])
+    mirrored = np.roll(by_rows(spectrum[:, keep : keep + extra + 1])[::-1], 1, axis=0)
+    folded[:, keep - extra :] += np.conj(mirrored[:, ::-1])
     return folded
 
 
-def image(transmission: Floats, table: PupilTable, otf: Floats) -> Floats:
+def image(light: Light, table: PupilTable, otf: Floats) -> Floats:
     """What ideal pixels see of a square piece of specimen.
 
     Args:
-        transmission: (C, n, n) float32 on the fine pitch of `fine_ratio`; taken as periodic, so keep a margin
-            of at least `spread_um` and throw it away afterwards.
+        light: (C, n, n) float32 on the fine pitch of `fine_ratio`; taken as periodic, so keep a margin of at least
+            `spread_um` and throw it away afterwards.
         table: The pupils (for optics and frequency scale).
         otf: (C, F) radial OTFs from `PupilTable.radial_otf`.
 
     Returns:
         (C, m, m) float32 mean transmission per pixel, m = n * a / b.
     """
+    fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
     a, b = fine_ratio(table.optics)
-    n = transmission.shape[-1]
+    n = light.shape[-1]
     m = n // b * a
     index, _ = _grid(n, *_scale(table.optics))
-    fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
-    result = np.empty((transmission.shape[0], m, m), np.float32)
-    for c in range(transmission.shape[0]):
-        dense = np.interp(fine, np.arange(_FREQUENCIES), otf[c])
-        radial = np.append(dense, 0.0).astype(np.float32)
-        spectrum = np.fft.rfft2(transmission[c]).astype(np.complex64, copy=False)
-        spectrum *= radial[index]
-        result[c] = sampled(spectrum, table.optics)
+    result = np.empty((len(otf), m, m), np.float32)
+    for c, radial in enumerate(otf):
+        dense = np.append(np.interp(fine, np.arange(_FREQUENCIES), radial), 0.0).astype(np.float32)
+        spectrum = _spectrum(light, c)
+        _filter(spectrum, np.take(dense, index, mode="clip"))
+        sampled(spectrum, table.optics, result[c])
     return result
 
 
-def sampled(spectrum: NDArray[np.complex64], optics: Optics) -> Floats:
+def sampled(spectrum: NDArray[np.complex64], optics: Optics, out: Floats) -> None:
     """Integrate light over the pixels and sample it.
 
     Args:
         spectrum: (n, n/2+1) complex64 half spectrum on the fine pitch of `fine_ratio`; it is used up.
         optics: For pitch and pixel.
-
-    Returns:
-        (m, m) float32, m = n * a / b.
+        out: (m, m) float32 for the result, m = n * a / b.
     """
-    a, b = fine_ratio(optics)
-    n = spectrum.shape[0]
-    m = n // b * a
-    spectrum *= _grid(n, *_scale(optics))[1]
-    return np.asarray(np.fft.irfft2(_fold(spectrum, m), s=(m, m)), np.float32) * np.float32((m / n) ** 2)
+    n, m = len(spectrum), len(out)
+    _filter(spectrum, _grid(n, *_scale(optics))[1])
+    seen = np.asarray(np.fft.irfft2(_fold(spectrum, m), s=(m, m)), np.float32)
+    np.multiply(seen, np.float32((m / n) ** 2), out=out)
 
 
 def _scale(optics: Optics) -> tuple[float, float, float]:

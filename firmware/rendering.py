@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware import coherence
-from firmware.optics import Floats, PupilTable, fine_ratio, good_size, image, spread_um
+from firmware.optics import Floats, Light, PupilTable, fine_ratio, good_size, image, spread_um
 from firmware.sensor import Counts, Sensor, expose
 from firmware.slide import Layer, Slide, make_slide, multiple
 
@@ -165,7 +165,10 @@ def _light(
     total: Floats | None = None
     for k, layer in enumerate(slide.layers):
         piece = _piece(layer.light, origin_px, size_px, a, b)
-        through = coherence.image(piece, table, float(local_um[k])) if otfs is None else image(piece, table, otfs[k])
+        if otfs is None:
+            through = coherence.image(np.asarray(piece), table, float(local_um[k]))
+        else:
+            through = image(piece, table, otfs[k])
         if total is None:
             total = through
         elif slide.glows:
@@ -184,15 +187,16 @@ def _shade(slide: Slide, top: int, left: int, high: int, wide: int, vignetting: 
     return (1 - vignetting * np.add.outer(y * y, x * x) / corner).astype(np.float32)
 
 
-def _piece(light: Floats, origin_px: tuple[int, int], size_px: int, a: int, b: int) -> Floats:
+def _piece(light: Light, origin_px: tuple[int, int], size_px: int, a: int, b: int) -> Light:
     """A square of the fine grid; where it leaves the slide, the specimen is mirrored."""
     fine = size_px // a * b
     top, left = (o // a * b for o in origin_px)
     height, width = light.shape[1:]
     if top >= 0 and left >= 0 and top + fine <= height and left + fine <= width:
-        return light[:, top : top + fine, left : left + fine]
-    rows, columns = _mirrored(top, fine, height), _mirrored(left, fine, width)
-    return np.ascontiguousarray(light[:, rows[:, None], columns[None, :]])
+        inside: Light = light[:, top : top + fine, left : left + fine]
+        return inside
+    mirrored: Light = light[:, _mirrored(top, fine, height)[:, None], _mirrored(left, fine, width)[None, :]]
+    return mirrored
 
 
 def _mirrored(first: int, count: int, length: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from firmware.bayer import PATTERNS, colour_at
 
 Floats = NDArray[np.float32]
 Counts = NDArray[np.uint8] | NDArray[np.uint16]
+_STRIP = 32
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,24 @@ def expose(light: Floats, sensor: Sensor, rng: np.random.Generator, origin_px: t
         (H, W, 3), or (H, W) where the sensor has a pattern; uint8 up to 8 bits, else uint16.
     """
     charge = _charge(light, sensor, origin_px)
+    counts = np.empty(charge.shape, np.uint8 if sensor.bits <= 8 else np.uint16)
+    for top in range(0, len(charge), _STRIP):
+        rows = slice(top, top + _STRIP)
+        counts[rows] = _counted(charge[rows], sensor, rng)
+    return counts
+
+
+def _counted(charge: Floats, sensor: Sensor, rng: np.random.Generator) -> Floats:
+    """Counts of some rows, not cut to whole numbers yet, in place of their expected charge."""
     np.maximum(charge, 0.0, out=charge)
+    spread = charge + np.float32(sensor.read_noise_e**2)
+    np.sqrt(spread, out=spread)
     noise: Floats = rng.standard_normal(charge.shape, dtype=np.float32)
-    noise *= np.sqrt(charge + np.float32(sensor.read_noise_e**2))
+    noise *= spread
     charge += noise
     charge *= np.float32((sensor.full_scale - sensor.black_level) / sensor.full_well_e)
     charge += np.float32(sensor.black_level + 0.5)
-    np.clip(charge, 0.0, float(sensor.full_scale), out=charge)
-    return charge.astype(np.uint8) if sensor.bits <= 8 else charge.astype(np.uint16)
+    return np.clip(charge, 0.0, float(sensor.full_scale), out=charge)
 
 
 def _charge(light: Floats, sensor: Sensor, origin_px: tuple[int, int]) -> Floats:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware.optics import Floats, PupilTable, fine_ratio
-from firmware.specimens import GLOWING, transmission
+from firmware.optics import Floats, Light, PupilTable, fine_ratio
+from firmware.specimens import GLOWING, make_specimen
 
 _STEP = 4
 _CLEAR = 0.05
@@ -17,13 +17,13 @@ _CLEAR = 0.05
 
 @dataclass(frozen=True)
 class Layer:
-    """A thin piece of specimen: light (3, H, W) float32 that it sends on, and its height.
+    """A thin piece of specimen: the light (3, H, W) that it sends on, and its height.
 
     `height_um` is positive towards the objective, in um of objective travel: at stage defocus z the layer's own
     defocus is z - height.
     """
 
-    light: Floats
+    light: Light
     height_um: float = 0.0
 
 
@@ -54,9 +54,9 @@ class Slide:
         Returns:
             (H, W) bool of every `_STEP`-th point of the fine grid.
         """
-        light = self.layers[0].light[:, ::_STEP, ::_STEP]
+        light = _sparse(self.layers[0])
         for layer in self.layers[1:]:
-            more = layer.light[:, ::_STEP, ::_STEP]
+            more = _sparse(layer)
             light = light + more if self.glows else light * more
         if not self.glows:
             return np.asarray(light.min(axis=0) < 1.0 - _CLEAR)
@@ -111,7 +111,7 @@ class Slide:
 
     def _weight(self, layer: Layer) -> NDArray[np.float64]:
         """How much a layer shows, at every `_STEP`-th point."""
-        light = layer.light[:, ::_STEP, ::_STEP].astype(np.float64)
+        light = _sparse(layer).astype(np.float64)
         weight = light - light.min(axis=(1, 2), keepdims=True) if self.glows else -np.log(light)
         return np.asarray(weight.mean(axis=0))
 
@@ -124,6 +124,11 @@ class Slide:
         a, b = self.ratio
         places = self.margin_px + first_px + size_px * np.arange(count + 1)
         return np.rint(places * b / (a * _STEP)).astype(np.int64)
+
+
+def _sparse(layer: Layer) -> Floats:
+    """The light of every `_STEP`-th point: (3, h, w)."""
+    return np.asarray(layer.light[:, ::_STEP, ::_STEP], np.float32)
 
 
 def _sums(values: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -163,17 +168,16 @@ def make_slide(
     high, wide = (multiple(side + 2 * margin, a) // a * b for side in (height_px, width_px))
     pitch_um = table.optics.pixel_um * a / b
     seeds = [seed, *((*seed, 31, k) for k in range(1, layers))]
-    lights = [transmission(kind, np.random.default_rng(s), (high, wide), pitch_um) for s in seeds]
+    specimens = [make_specimen(kind, np.random.default_rng(s), (high, wide), pitch_um) for s in seeds]
     glows = kind in GLOWING
     heights = [0.0]
     if layers > 1:
         rng = np.random.default_rng([*seed, 37])
         heights = (((np.arange(layers) + rng.uniform(size=layers)) / layers - 0.5) * thickness_um).tolist()
         shares = rng.dirichlet(np.full(layers, 4.0))
-        for light, share in zip(lights, shares / (shares.max() if glows else 1.0), strict=True):
-            weaken = np.multiply if glows else np.power
-            weaken(light, np.float32(share), out=light)
-    stack = tuple(Layer(light, height) for light, height in zip(lights, heights, strict=True))
+        shares /= shares.max() if glows else 1.0
+        specimens = [replace(made, share=float(share)) for made, share in zip(specimens, shares, strict=True)]
+    stack = tuple(Layer(made, height) for made, height in zip(specimens, heights, strict=True))
     return Slide(stack, margin, height_px, width_px, (a, b), glows)
 
 

@@ -7,12 +7,14 @@ Johnston, Anal. Quant. Cytol. Histol. 23, 291 (2001).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Shape = tuple[int, int]
+from firmware.texture import Floats, Shape, Steps, add_repeated, grain, noise, ridges, times
+
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.09, 0.95, 0.25])
 _BLOOD = np.array([0.12, 0.75, 0.95])
@@ -22,41 +24,87 @@ _RED_DYE = np.array([0.85, 0.10, 0.02])
 _CELL_GLOW = np.array([0.03, 0.12, 0.06])
 
 
-def transmission(kind: str, rng: np.random.Generator, shape: Shape, pitch_um: float) -> Floats:
-    """Light that one random specimen sends to the objective: let through, or emitted by the kinds that glow.
+Stains = list[tuple[NDArray[np.float64], Floats]]
+"""Absorbance or emission of each stain in red, green and blue (3,), and its amount on the grid (H, W)."""
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """Stains, and the light that they let through, or emit if they glow: (3, H, W) float32 of 0 to 1.
+
+    1 is clear glass, or the brightest stain. It reads like an array (`optics.Light`) and works out what is read:
+    most specimens have two stains, and to keep three colours takes half as much memory again. `share` is what is
+    left of its absorbance, or of its emission.
+    """
+
+    stains: Stains
+    glows: bool = False
+    share: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Colours, rows and columns."""
+        height, width = self.stains[0][1].shape
+        return 3, height, width
+
+    def __getitem__(self, where: Any) -> Specimen | Floats:
+        """One colour's light (h, w); behind a `:` for the colours, the specimen of some rows and columns."""
+        colour, *place = where
+        if isinstance(colour, slice):
+            return replace(self, stains=[(acts, amount[tuple(place)]) for acts, amount in self.stains])
+        return self._light(colour, tuple(place))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The light of all of it."""
+        del copy
+        return np.stack([self._light(c, ()) for c in range(3)]).astype(dtype or np.float32, copy=False)
+
+    def _light(self, colour: int, place: tuple[Any, ...]) -> Floats:
+        sign = 1 if self.glows else -1
+        (first, amount), *others = self.stains
+        light: Floats = amount[place] * np.float32(sign * first[colour])
+        for acts, amount in others:
+            light += amount[place] * np.float32(sign * acts[colour])
+        if self.glows:
+            np.clip(light, 0.0, 1.0, out=light)
+        else:
+            np.exp(light, out=light)
+        if self.share != 1.0:
+            weaken = np.multiply if self.glows else np.power
+            weaken(light, np.float32(self.share), out=light)
+        return light
+
+
+def make_specimen(kind: str, rng: np.random.Generator, shape: Shape, pitch_um: float) -> Specimen:
+    """One random specimen.
 
     Args:
         kind: A key of `KINDS`.
         rng: The only source of chance.
         shape: Rows and columns of the grid.
         pitch_um: Grid pitch in the specimen, um.
-
-    Returns:
-        (3, H, W) float32 for red, green and blue, 0 to 1: 1 is clear glass, or the brightest stain.
     """
-    stains = KINDS[kind](rng, shape, pitch_um)
-    light = np.zeros((3, *shape), np.float32)
-    for colour, amount in stains:
-        for c in range(3):
-            light[c] -= np.float32(colour[c]) * amount
-    if kind in GLOWING:
-        return np.clip(np.negative(light, out=light), 0.0, 1.0, out=light)
-    return np.exp(light, out=light)
-
-
-Stains = list[tuple[NDArray[np.float64], Floats]]
+    return Specimen(KINDS[kind](rng, shape, pitch_um), kind in GLOWING)
 
 
 def _tissue(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
-    body = _smoothstep(_noise(rng, shape, pitch_um, rng.uniform(30, 90)), rng.uniform(-1.4, -0.3), 0.25)
-    ground = 1 + 0.35 * _noise(rng, shape, pitch_um, 18) + 0.22 * _noise(rng, shape, pitch_um, 5)
-    fine = 0.18 * _noise(rng, shape, pitch_um, 1.6)
-    ground += fine + rng.uniform(0.1, 0.3) * _texture(rng, shape, pitch_um)
-    eosin = np.maximum(ground, 0) * np.float32(rng.uniform(0.10, 0.35))
+    body = Steps(noise(rng, shape, pitch_um, rng.uniform(30, 90)), rng.uniform(-1.4, -0.3), 0.25)
+    eosin = noise(rng, shape, pitch_um, 18)
+    eosin *= 0.35
+    eosin += 1
+    eosin += times(noise(rng, shape, pitch_um, 5), 0.22)
+    fine = times(noise(rng, shape, pitch_um, 1.6), 0.18)
+    add_repeated(fine, rng.uniform(0.1, 0.3), grain(rng, pitch_um))
+    eosin += fine
+    del fine
+    np.maximum(eosin, 0, out=eosin)
+    eosin *= np.float32(rng.uniform(0.10, 0.35))
     for _ in range(2):
-        lines = _noise(rng, shape, pitch_um, rng.uniform(5, 14), stretch=rng.uniform(1, 3))
-        eosin += np.float32(rng.uniform(0.1, 0.5)) * np.exp(-np.square(lines / rng.uniform(0.05, 0.14)))
-    eosin *= body
+        lines = noise(rng, shape, pitch_um, rng.uniform(5, 14), stretch=rng.uniform(1, 3))
+        strength = rng.uniform(0.1, 0.5)
+        eosin += times(ridges(lines, rng.uniform(0.05, 0.14)), strength)
+        del lines
+    body.multiply(eosin)
     nuclei = np.zeros(shape, np.float32)
     density = rng.uniform(1 / 400, 1 / 90)
     _scatter(nuclei, rng, pitch_um, density, (1.8, 4.2), (0.6, 1.7), allowed=body)
@@ -65,7 +113,7 @@ def _tissue(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
 
 def _smear(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     cytoplasm, nuclei, blood = (np.zeros(shape, np.float32) for _ in range(3))
-    crowd = _smoothstep(_noise(rng, shape, pitch_um, 60), rng.uniform(-0.4, 0.5), 0.3)
+    crowd = Steps(noise(rng, shape, pitch_um, 60), rng.uniform(-0.4, 0.5), 0.3)
     density = rng.uniform(1 / 4000, 1 / 1200)
     _scatter(cytoplasm, rng, pitch_um, density, (7, 18), (0.08, 0.3), nuclei, allowed=crowd)
     _scatter(blood, rng, pitch_um, rng.uniform(1 / 2000, 1 / 250), (2.6, 3.8), (0.15, 0.4), allowed=crowd)
@@ -78,7 +126,7 @@ def _smear(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
 
 def _sparse(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     nuclei, cytoplasm = (np.zeros(shape, np.float32) for _ in range(2))
-    crowd = _smoothstep(_noise(rng, shape, pitch_um, 45), rng.uniform(0.7, 1.0), 0.2)
+    crowd = Steps(noise(rng, shape, pitch_um, 45), rng.uniform(0.7, 1.0), 0.2)
     _scatter(cytoplasm, rng, pitch_um, 1 / 500, (4, 12), (0.1, 0.4), nuclei, allowed=crowd)
     return [(_jitter(rng, _HAEMATOXYLIN), nuclei), (_jitter(rng, _EOSIN), cytoplasm)]
 
@@ -86,30 +134,35 @@ def _sparse(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
 def _fluorescence(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     """Cells: nuclei in blue, filaments in green, puncta in red, all in one dim body, on a haze of 1 to 3 %."""
     body, nuclei, puncta = (np.zeros(shape, np.float32) for _ in range(3))
-    crowd = _smoothstep(_noise(rng, shape, pitch_um, 50), rng.uniform(-1.3, -0.2), 0.3)
+    crowd = Steps(noise(rng, shape, pitch_um, 50), rng.uniform(-1.3, -0.2), 0.3)
     density = rng.uniform(1 / 1500, 1 / 500)
     _scatter(body, rng, pitch_um, density, (7, 16), (0.3, 1.0), nuclei, allowed=crowd)
-    inside = np.minimum(body, 1)
+    del crowd
+    inside = np.minimum(body, 1, out=body)
     filaments = np.float32(rng.uniform(0.05, 0.2)) * inside
     for _ in range(2):
-        lines = _noise(rng, shape, pitch_um, rng.uniform(3, 9), stretch=rng.uniform(1, 3))
-        filaments += np.float32(rng.uniform(0.2, 0.7)) * np.exp(-np.square(lines / rng.uniform(0.05, 0.12))) * inside
+        lines = noise(rng, shape, pitch_um, rng.uniform(3, 9), stretch=rng.uniform(1, 3))
+        strength = rng.uniform(0.2, 0.7)
+        times(ridges(lines, rng.uniform(0.05, 0.12)), strength)
+        lines *= inside
+        filaments += lines
+        del lines
     density = rng.uniform(1 / 250, 1 / 40)
     _scatter(puncta, rng, pitch_um, density, (0.2, 0.6), (0.2, 1.0), allowed=inside)
     bright = np.float32(rng.uniform(0.3, 1.0))
     haze = rng.uniform(0.01, 0.03) * rng.uniform(0.8, 1.0, 3)
     return [
-        (_jitter(rng, _DAPI), nuclei * (np.float32(0.7) * bright)),
-        (_jitter(rng, _GREEN_DYE), filaments * bright),
-        (_jitter(rng, _RED_DYE), puncta * bright),
-        (_jitter(rng, _CELL_GLOW), inside * bright),
-        (haze, np.ones(shape, np.float32)),
+        (_jitter(rng, _DAPI), times(nuclei, np.float32(0.7) * bright)),
+        (_jitter(rng, _GREEN_DYE), times(filaments, bright)),
+        (_jitter(rng, _RED_DYE), times(puncta, bright)),
+        (_jitter(rng, _CELL_GLOW), times(inside, bright)),
+        (haze, np.broadcast_to(np.float32(1), shape)),
     ]
 
 
 def _blank(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Stains:
     del rng, pitch_um
-    return [(_EOSIN, np.zeros(shape, np.float32))]
+    return [(_EOSIN, np.broadcast_to(np.float32(0), shape))]
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Shape, float], Stains]] = {
@@ -127,40 +180,6 @@ def _jitter(rng: np.random.Generator, colour: NDArray[np.float64]) -> NDArray[np
     return np.clip(colour * rng.uniform(0.85, 1.15, 3), 0.02, 1.2)
 
 
-def _smoothstep(field: Floats, edge: float, width: float) -> Floats:
-    x: Floats = np.clip((field - np.float32(edge)) / np.float32(width) + np.float32(0.5), 0, 1)
-    return x * x * (3 - 2 * x)
-
-
-def _noise(rng: np.random.Generator, shape: Shape, pitch_um: float, scale_um: float, stretch: float = 1.0) -> Floats:
-    """Smooth noise of unit variance: white noise on a coarse grid, interpolated by cubic B-splines."""
-    rows = _spline(rng, shape[0], pitch_um, scale_um / 2)
-    columns = _spline(rng, shape[1], pitch_um, scale_um * stretch / 2)
-    coarse = rng.standard_normal((rows.shape[1], columns.shape[1]), dtype=np.float32)
-    return np.asarray((rows @ coarse) @ columns.T * np.float32(2.1), np.float32)
-
-
-def _spline(rng: np.random.Generator, length: int, pitch_um: float, knot_um: float) -> Floats:
-    x = np.arange(length) * (pitch_um / knot_um) + rng.uniform(0, 1)
-    distance = np.abs(x[:, None] - np.arange(int(x[-1]) + 4)[None, :] + 1)
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = np.maximum(2 - distance, 0) ** 3 / 6
-    return np.asarray(np.where(distance < 1, near, far), np.float32)
-
-
-def _texture(rng: np.random.Generator, shape: Shape, pitch_um: float) -> Floats:
-    """Fine grain of unit variance, power falling as f^-2.4 above 0.15 cycles per um; 512 points, repeated."""
-    n = 512
-    f = np.hypot(np.fft.fftfreq(n, pitch_um)[:, None], np.fft.rfftfreq(n, pitch_um)[None, :])
-    spectrum = np.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32))
-    spectrum *= (1 / (0.15 + f) ** 1.2).astype(np.float32)
-    tile = np.fft.irfft2(spectrum, s=(n, n)).astype(np.float32, copy=False)
-    tile -= tile.mean()
-    tile /= tile.std()
-    wall: Floats = np.tile(tile, (-(-shape[0] // n), -(-shape[1] // n)))
-    return wall[: shape[0], : shape[1]]
-
-
 def _scatter(
     into: Floats,
     rng: np.random.Generator,
@@ -170,20 +189,20 @@ def _scatter(
     depth: tuple[float, float],
     nuclei: Floats | None = None,
     *,
-    allowed: Floats,
+    allowed: Floats | Steps,
 ) -> None:
     """Drop ellipses with a rim and grain where `allowed` is above chance; give each a nucleus if asked."""
     height, width = into.shape
-    grain = _texture(rng, (512, 512), pitch_um)
+    speckle = grain(rng, pitch_um)
     for _ in range(rng.poisson(density_per_um2 * height * width * pitch_um**2)):
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         if allowed[int(y), int(x)] < rng.uniform():
             continue
         radius = rng.uniform(*radius_um)
-        _ellipse(into, rng, (y, x), radius / pitch_um, rng.uniform(*depth), grain)
+        _ellipse(into, rng, (y, x), radius / pitch_um, rng.uniform(*depth), speckle)
         if nuclei is not None:
             radius = min(radius * 0.45, rng.uniform(2, 4))
-            _ellipse(nuclei, rng, (y, x), radius / pitch_um, rng.uniform(0.6, 1.5), grain)
+            _ellipse(nuclei, rng, (y, x), radius / pitch_um, rng.uniform(0.6, 1.5), speckle)
 
 
 def _ellipse(
@@ -192,7 +211,7 @@ def _ellipse(
     centre: tuple[float, float],
     radius_px: float,
     depth: float,
-    grain: Floats,
+    speckle: Floats,
 ) -> None:
     stretch, angle = rng.uniform(1.0, 1.6), rng.uniform(0, np.pi)
     reach = int(radius_px * stretch + 3)
@@ -209,8 +228,8 @@ def _ellipse(
     inside = np.clip((1 - r) / soft + np.float32(0.5), 0, 1)
     rim = np.float32(rng.uniform(0, 0.8)) * np.exp(-np.square((r - np.float32(0.9)) / np.float32(0.1)))
     oy, ox = rng.integers(0, 512 - window.shape[0] % 512, 2) if max(window.shape) < 512 else (0, 0)
-    patch = grain[oy : oy + window.shape[0], ox : ox + window.shape[1]]
+    patch = speckle[oy : oy + window.shape[0], ox : ox + window.shape[1]]
     if patch.shape != window.shape:
-        patch = np.resize(grain, window.shape)
+        patch = np.resize(speckle, window.shape)
     body = 1 + rim + np.float32(rng.uniform(0.1, 0.45)) * patch
     window += np.float32(depth) * inside * np.maximum(body, 0)

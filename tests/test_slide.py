@@ -32,7 +32,7 @@ def cut_to_frame(made: Slide) -> list[Layer]:
     a, b = made.ratio
     edge, high, wide = (side * b // a for side in (made.margin_px, made.height_px, made.width_px))
     cut = (slice(None), slice(edge, edge + high), slice(edge, edge + wide))
-    return [Layer(layer.light[cut], layer.height_um) for layer in made.layers]
+    return [Layer(np.asarray(layer.light)[cut], layer.height_um) for layer in made.layers]
 
 
 def slide(*layers: Layer, glows: bool = False) -> Slide:
@@ -88,9 +88,9 @@ def test_layers_are_spread_over_the_thickness_and_differ() -> None:
     thick = make_slide("tissue", (4,), table(), 120, 120, 4.0, thickness_um=6.0, layers=3)
     heights = [layer.height_um for layer in thick.layers]
     assert all(low <= height <= low + 2 for low, height in zip((-3, -1, 1), heights, strict=True))
-    first, second, third = (np.log(layer.light[1]).ravel() for layer in thick.layers)
+    first, second, third = (np.log(np.asarray(layer.light)[1]).ravel() for layer in thick.layers)
     assert max(abs(np.corrcoef(first, second)[0, 1]), abs(np.corrcoef(second, third)[0, 1])) < 0.9
-    weights = [-np.log(layer.light).mean() for layer in cut_to_frame(thick)]
+    weights = [-np.log(np.asarray(layer.light)).mean() for layer in cut_to_frame(thick)]
     assert thick.mean_height_um() == pytest.approx(np.average(heights, weights=weights), abs=0.05)
 
 
@@ -113,7 +113,7 @@ def test_all_layers_together_absorb_about_as_much_as_a_thin_slide() -> None:
     absorbed = {
         layers: np.mean(
             [
-                -sum(np.log(layer.light).mean() for layer in made.layers)
+                -sum(np.log(np.asarray(layer.light)).mean() for layer in made.layers)
                 for made in (
                     make_slide("tissue", (s,), table(), 120, 120, 4.0, thickness_um=3.0 * (layers > 1), layers=layers)
                     for s in range(6)

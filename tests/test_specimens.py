@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from firmware.optics import Floats
-from firmware.specimens import GLOWING, KINDS, transmission
+from firmware.specimens import GLOWING, KINDS, Specimen, make_specimen
 
 PITCH_UM = 0.15
 
 
 def specimen(kind: str, seed: int = 1, side: int = 500) -> Floats:
-    return transmission(kind, np.random.default_rng(seed), (side, side), PITCH_UM)
+    return np.asarray(make_specimen(kind, np.random.default_rng(seed), (side, side), PITCH_UM))
 
 
 def covered(kind: str) -> float:
@@ -81,6 +81,30 @@ def test_tissue_has_detail_as_fine_as_the_grid() -> None:
 
 
 def test_narrow_and_long_grids_are_filled() -> None:
-    light = transmission("smear", np.random.default_rng(3), (40, 1500), PITCH_UM)
+    light = np.asarray(make_specimen("smear", np.random.default_rng(3), (40, 1500), PITCH_UM))
     assert light.shape == (3, 40, 1500)
     assert np.isfinite(light).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_a_piece_shows_what_the_whole_shows_there(kind: str, share: float) -> None:
+    made = make_specimen(kind, np.random.default_rng(4), (300, 350), PITCH_UM)
+    made = Specimen(made.stains, made.glows, share)
+    whole, rows, columns = np.asarray(made), np.array([[5], [3], [8]]), np.array([[9, 4, 4, 250]])
+    assert made.shape == whole.shape == (3, 300, 350)
+    assert np.array_equal(made[:, 20:230, 7:300][1, 10:], whole[1, 30:230, 7:300])
+    assert np.array_equal(np.asarray(made[:, ::4, ::4]), whole[:, ::4, ::4])
+    assert np.array_equal(made[2, rows, columns], whole[2][rows, columns])
+
+
+def test_a_share_weakens_absorbance_and_emission() -> None:
+    amount = np.full((1, 1), 2.0, np.float32)
+    stains = [(np.array([0.1, 0.2, 0.3]), amount)]
+    assert float(np.asarray(Specimen(stains, False, 0.5))[1, 0, 0]) == pytest.approx(np.exp(-0.2))
+    assert float(np.asarray(Specimen(stains, True, 0.5))[1, 0, 0]) == pytest.approx(0.2)
+
+
+def test_a_specimen_takes_no_more_room_than_its_stains() -> None:
+    tissue = make_specimen("tissue", np.random.default_rng(1), (200, 200), PITCH_UM)
+    assert sum(amount.nbytes for _, amount in tissue.stains) == 2 * 200 * 200 * 4

@@ -130,7 +130,7 @@ def test_coverage_is_that_of_the_field_and_not_of_what_lies_around_it() -> None:
     slide, _ = world._slide_of(1, "sparse")
     a, b = slide.ratio
     top, high, wide = (side * b // a for side in (slide.margin_px, slide.height_px, slide.width_px))
-    absorbs = slide.layers[0].light.min(axis=0) < 0.95
+    absorbs = np.asarray(slide.layers[0].light).min(axis=0) < 0.95
     within = absorbs[top : top + high, top : top + wide].mean()
     assert abs(within - absorbs.mean()) > 0.02
     assert world.coverage() == pytest.approx(within, abs=0.004)
