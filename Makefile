@@ -27,7 +27,7 @@ TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test test-boards test-mechanics check lint types laws bundle bench proto proto-check constraints clean
+.PHONY: help setup demo test nvidia-rig test-gpu test-boards test-package test-mechanics soak check lint types laws bundle bench deb proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,16 +39,30 @@ demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-ou
 	$(BIN)/parfocal demo --runs 30 --seed 7 --out demo-out
 
 # Small matrices on two threads wait for each other on a busy machine.
-test: $(TEST_STAMP)  ## run the tests (installs torch for model_export)
+test: $(TEST_STAMP) nvidia-rig  ## run the tests (installs torch for model_export)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
+
+# Where NVIDIA's bindings cannot be prepared, the tests of names say why and are skipped.
+nvidia-rig: $(TEST_STAMP)
+	@tests/nvidia/rig.sh $(BIN)/python || true
+
+test-gpu: $(TEST_STAMP)  ## test pycuda, TensorRT and training on this machine's NVIDIA GPU (skipped where there is none)
+	@tests/gpu/run.sh $(BIN)/python $(PYTESTARGS)
 
 test-boards:  ## test on an emulated board and real libcamera (root, Debian; 3 minutes, 1.5 GB at the first run)
 	@tests/boards/all.sh
+
+test-package:  ## build the Debian packages and install them in fresh roots (root, Debian)
+	@tests/package/all.sh $(TARGET)
 
 test-mechanics: $(TEST_STAMP)  ## calibrate and watch the simulated board with the factory bundle (an hour)
 	@missed=; for trial in 'calibrate 24' 'watch 1000' 'losses 400' 'slip 8'; do \
 	  echo "== $$trial"; $(BIN)/python tests/mechanics_trial.py $$trial || missed="$$missed, $$trial"; done; \
 	if [ -n "$$missed" ]; then echo "bounds missed$$missed"; exit 1; fi
+
+MINUTES ?= 20
+soak: $(TEST_STAMP)  ## let clients ask and vanish for 20 minutes, and look for leaks: make soak MINUTES=4
+	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 check: lint types laws proto-check  ## lint, format, types, import laws, stubs up to date
 
@@ -71,6 +85,9 @@ bundle: $(TEST_STAMP)  ## train one factory bundle from nothing, data included: 
 
 bench: setup  ## measure this machine's speed
 	$(BIN)/parfocal bench
+
+deb: setup    ## build the Debian package for this machine, or TARGET=NAME, or TARGET=all, into dist/
+	$(BIN)/python packaging/build_deb.py $(TARGET)
 
 proto: $(TEST_STAMP)  ## generate edge_app/stubs from proto/
 	@$(call generate,$(STUBS))

@@ -2,7 +2,8 @@
 
 A mover (focus, move, home) runs alone; a second one is told Busy at once. Measurers wait in a bounded line
 and share the newest frame: one look, taken for them or passing by in a focus job, answers all that wait.
-`stop` may be called from anywhere.
+`stop` may be called from anywhere. Before each step the thread says how long it may take at most
+(`Microscope.expect`), at every idle tick too; then it also looks for a camera that was lost.
 """
 
 from __future__ import annotations
@@ -15,21 +16,30 @@ from typing import Any, TypeVar
 
 from edge_app.calibration import Calibrated, OnReading, calibrate_mechanics
 from edge_app.controller import Controller
-from edge_app.errors import Busy, JobStopped
+from edge_app.errors import Busy, JobStopped, NotReady
 from edge_app.job import Look, OnLook, Outcome
 from edge_app.patches import RegionOfInterest
+from edge_app.record import Record, client_of_this_call
 from edge_app.strategy import GiveUp, MoveTo, Settled
+from firmware.errors import CameraError
+from firmware.microscope import JUDGING_S
 
 T = TypeVar("T")
 MAX_WAITING = 64
+TICK_S = 2.0
+"""How often an idle thread is heard of, and looks for a lost camera."""
+CLOSE_S = 12.0
+"""How long a closing appliance waits for its thread."""
+_JOB_S = 60.0
 
 
 @dataclass
 class Job:
-    """A mover: its name for others to read, its result, and whether somebody stopped it."""
+    """A mover: its name for others to read, who asked, its result, and whether somebody stopped it."""
 
     name: str
     run: Callable[[Controller], Any]
+    client: str = field(default_factory=client_of_this_call)
     result: Future[Any] = field(default_factory=Future)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -44,8 +54,11 @@ class _Measurement:
 class Appliance:
     """Owns a controller on a thread of its own; close it, or use a with-block, to leave hardware at rest."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, tick_s: float = TICK_S, close_s: float = CLOSE_S) -> None:
         self.controller = controller
+        self._tick_s, self._close_s = tick_s, close_s
+        self._record = Record(controller)
+        self._condemned = ""
         self._wake = threading.Condition()
         self._job: Job | None = None
         self._waiting: list[_Measurement] = []
@@ -59,16 +72,31 @@ class Appliance:
         job = self._job
         return job.name if job else ""
 
+    @property
+    def condemned(self) -> str:
+        """Why this appliance is of no more use, or ""."""
+        return self._condemned
+
+    @property
+    def blind(self) -> str:
+        """Why there are no frames at the moment, or ""."""
+        return self.controller.microscope.lost
+
+    def condemn(self, why: str) -> None:
+        """Stop the axis for good and refuse all jobs: the hardware thread no longer answers. From any thread."""
+        self._condemned = why
+        self.controller.microscope.axis.stop()
+
     def run(self, name: str, call: Callable[[Controller], T]) -> Job:
         """Hand a mover to the hardware thread.
 
         Raises:
             Busy: Another mover is running.
             JobStopped: The appliance is closing.
+            NotReady: The hardware thread no longer answers.
         """
         with self._wake:
-            if self._closing:
-                raise JobStopped("the appliance is shutting down")
+            self._check()
             if self._job is not None:
                 raise Busy(f"{self._job.name} is running; wait for it to end, or stop it")
             self._job = Job(name, call)
@@ -83,6 +111,7 @@ class Appliance:
                 on_look(number, look, decision)
                 self._share(look, roi)
 
+            controller.microscope.find_camera()
             return controller.focus(strategy, share, roi)
 
         return self.run("focus", run)
@@ -95,6 +124,7 @@ class Appliance:
                 on_reading(number, look, steps, why)
                 self._share(look, None)
 
+            controller.microscope.find_camera()
             return calibrate_mechanics(controller, keep, share)
 
         return self.run("calibrate", run)
@@ -105,10 +135,10 @@ class Appliance:
         Raises:
             Busy: Too many are waiting already.
             JobStopped: The appliance is closing.
+            NotReady: The hardware thread no longer answers.
         """
         with self._wake:
-            if self._closing:
-                raise JobStopped("the appliance is shutting down")
+            self._check()
             self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
             if len(self._waiting) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} measurements are waiting already; ask less often")
@@ -131,17 +161,19 @@ class Appliance:
             self.controller.microscope.axis.stop()
             return running
 
-    def close(self) -> None:
-        """Stop, wait for the thread, leave camera and axis at rest."""
+    def close(self) -> bool:
+        """Stop, wait for the thread, leave camera and axis at rest; False if the thread does not end."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         self.stop()
-        self._thread.join(timeout=60)
+        self._thread.join(timeout=self._close_s)
         if self._thread.is_alive():
-            self.controller.microscope.axis.stop()
-            return
+            self._leave_behind()
+            return False
+        self.controller.microscope.expect(_JOB_S)
         self.controller.microscope.close()
+        return True
 
     def __enter__(self) -> Appliance:
         return self
@@ -149,33 +181,71 @@ class Appliance:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _leave_behind(self) -> None:
+        """The thread hangs: stop the axis, and where it rests, as it does while the camera hangs, cut its power."""
+        axis = self.controller.microscope.axis
+        axis.stop()
+        if not axis.moving:
+            axis.close()
+
+    def _check(self) -> None:
+        if self._condemned:
+            raise NotReady(self._condemned)
+        if self._closing:
+            raise JobStopped("the appliance is shutting down")
+
     def _work(self) -> None:
         while True:
+            self.controller.microscope.expect(self._tick_s + JUDGING_S)
             with self._wake:
-                self._wake.wait_for(lambda: self._job or self._waiting or self._closing)
-                job, closing = self._job, self._closing
+                self._wake.wait_for(lambda: self._job or self._waiting or self._closing, self._tick_s)
+                job, waiting, closing = self._job, self._waiting, self._closing
             if job is not None:
                 self._run(job)
             elif closing:
                 self._refuse_waiting()
                 return
-            else:
+            elif waiting:
                 self._measure()
+            else:
+                self._look_for_camera()
 
     def _run(self, job: Job) -> None:
-        axis = self.controller.microscope.axis
+        microscope = self.controller.microscope
         job.result.set_running_or_notify_cancel()
+        microscope.expect(_JOB_S)
+        ended = self._record.job(job.name, job.client)
         try:
             result = self._begun(job)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            self._mind(error)
+            ended(error)
             self._finish(job)
             job.result.set_exception(error)
         else:
+            ended(result)
             self._finish(job)
             job.result.set_result(result)
         finally:
-            if not self._closing:
-                axis.release()
+            if not self._closing and not self._condemned:
+                microscope.axis.release()
+
+    def _mind(self, error: BaseException) -> None:
+        """A camera that failed is opened anew before the next frame."""
+        if isinstance(error, CameraError):
+            self.controller.microscope.lose(error)
+        self._record.camera()
+
+    def _look_for_camera(self) -> None:
+        """Open a camera that was lost, and believe it when a frame came."""
+        if not self.controller.microscope.lost:
+            return
+        try:
+            self.controller.microscope.capture()
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything, and this thread must live
+            self._mind(error)
+        else:
+            self._record.camera()
 
     def _begun(self, job: Job) -> Any:
         if job.stopped.is_set():
@@ -208,10 +278,12 @@ class Appliance:
         try:
             look = take()
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            self._mind(error)
             for asked in self._take(lambda a: (a.roi, a.ask) == (first.roi, first.ask)):
                 if asked.result.set_running_or_notify_cancel():
                     asked.result.set_exception(error)
         else:
+            self._record.look()
             self._answer(look, first.roi)
 
     def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:

@@ -50,22 +50,34 @@ def serve(
     seed: Seed = None,
     state: State = None,
     config: Config = None,
+    stay_up: Annotated[bool, typer.Option("--stay-up", help="Serve without a board too, and try again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve focus over gRPC until SIGTERM or Ctrl-C."""
-    from edge_app import server
-    from edge_app.config import read_settings
+    """Serve focus over gRPC until SIGTERM or Ctrl-C; events go to stderr, one line each.
 
-    settings = read_settings(
-        config, board=board, listen=listen, bundle=bundle, runtime=runtime, seed=seed, state=state
-    )
+    With --stay-up a configuration or a board that cannot be used leaves a service that says so (health, Describe) and
+    tries again after 5 s, then ever later up to 60 s, and at once on SIGHUP; SIGHUP also has a board that is served
+    opened anew by the configuration as it is then, unless that cannot be read. Without, SIGHUP ends the service.
+    """
+    from edge_app import heap, journal, server
+    from edge_app.config import listen_anyway, read_settings
+
+    flags = {"board": board, "listen": listen, "bundle": bundle, "runtime": runtime, "seed": seed, "state": state}
 
     def ready(address: str) -> None:
-        said = {"address": address, "board": settings.board, "bundle": settings.bundle}
-        console.show(said, as_json, lambda out: out.print(f"{settings.board} listens on {address}"))
+        said = {"address": address} if stay_up else {**named, "address": address}
+        text = f"listens on {address}" if stay_up else f"{named['board']} listens on {address}"
+        console.show(said, as_json, lambda out: out.print(text))
         sys.stdout.flush()
 
-    server.serve(settings, ready)
+    heap.keep_small()
+    journal.configure()
+    if stay_up:
+        server.stay_up(lambda: read_settings(config, **flags), lambda: listen_anyway(config, listen), ready)
+    else:
+        settings = read_settings(config, **flags)
+        named = {"board": settings.board, "bundle": settings.bundle}
+        server.serve(settings, ready)
 
 
 @app.command()

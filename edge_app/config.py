@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from edge_app.errors import BadSettings
 from firmware.table import explain
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PREFIX = "PARFOCAL_"
 _NOT_SETTINGS = frozenset({"config", "debug"})
@@ -42,10 +49,7 @@ class Settings(BaseSettings):
     @field_validator("listen")
     @classmethod
     def _an_address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if not listen.startswith("unix:") and not (host and port.isdigit() and int(port) <= 65535):
-            raise ValueError(f"{listen!r} is not HOST:PORT with a port up to 65535, nor unix:PATH")
-        return listen
+        return _address(listen)
 
     @classmethod
     def settings_customise_sources(
@@ -89,6 +93,22 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     return Settings.model_construct(**found.model_dump())
 
 
+def listen_anyway(config: Path | None = None, listen: str | None = None) -> str:
+    """Where to listen by a configuration that may be broken: by the first valid of flag, environment and file.
+
+    A service that cannot use its configuration says so there. The default where none of them is valid.
+    """
+    named = config or Path(os.environ.get(f"{PREFIX}CONFIG", ""))
+    found: list[Any] = [listen, os.environ.get(f"{PREFIX}LISTEN")]
+    with suppress(OSError, ValueError):
+        found.append(tomllib.loads(named.read_text(encoding="utf-8")).get("listen"))
+    for address in found:
+        with suppress(ValueError):
+            if isinstance(address, str):
+                return _address(address)
+    return str(Settings.model_fields["listen"].default)
+
+
 def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:
     """Where a real board keeps its state unless told otherwise.
 
@@ -100,6 +120,13 @@ def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:
         return Path(given)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return machine if machine.is_dir() else Path(home) / "parfocal"
+
+
+def _address(listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    if not listen.startswith("unix:") and not (host and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{listen!r} is not HOST:PORT with a port up to 65535, nor unix:PATH")
+    return listen
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:

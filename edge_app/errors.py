@@ -53,6 +53,10 @@ class JobStopped(AppError):
     """The job was stopped, by request or because its client went away."""
 
 
+class NotReady(AppError):
+    """The service has no board to use: it is being opened, cannot be opened, or no longer answers."""
+
+
 class AddressInUse(AppError):
     """The listening address cannot be bound."""
 

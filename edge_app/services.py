@@ -111,6 +111,9 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         model = self._appliance.controller.model
         if model is not None:
             reply.runtime = model.runtime.name
+            reply.runtime_note = model.note
+        if self._appliance.condemned:
+            reply.trouble = self._appliance.condemned
         self._name_model(reply)
         return reply
 

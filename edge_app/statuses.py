@@ -49,6 +49,7 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     # Not UNAVAILABLE: that is what an absent server looks like, and proxies repeat such calls unasked.
     app.Busy: _Code.RESOURCE_EXHAUSTED,
     app.JobStopped: _Code.ABORTED,
+    app.NotReady: _Code.FAILED_PRECONDITION,
     app.AddressInUse: _Code.UNAVAILABLE,
     app.RemoteError: _Code.UNKNOWN,
     app.Unreachable: _Code.UNAVAILABLE,

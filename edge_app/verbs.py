@@ -18,7 +18,8 @@ from edge_app.config import read_settings
 from edge_app.console import Progress
 from edge_app.controller import STRATEGIES
 from edge_app.errors import BadRequest, RemoteError
-from edge_app.server import NO_MODEL, assemble, serving
+from edge_app.opening import NO_MODEL, assemble
+from edge_app.server import serving
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2
 from firmware import plugins
 

@@ -19,6 +19,17 @@ from firmware.errors import CameraError, CameraTimeout, FirmwareError
 from firmware.frames import Frame, FrameOptics, Pixels
 from firmware.profile import CameraProfile
 
+_SPARE_S = 5.0
+# A camera that regulates itself may look at so many frames until it has settled.
+_HOLD_FRAMES = 30
+
+Expect = Callable[[float], None]
+"""Told before a step how many seconds it may take at most."""
+
+
+def unwatched(within_s: float) -> None:
+    """Tell nobody."""
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -39,7 +50,8 @@ class Camera(ABC):
     """A camera of one board.
 
     Promise: `capture` returns a frame whose exposure began after `not_before_s`, or one marked `fresh=False`
-    when the camera kept handing out older ones; frames that are passed over are never developed.
+    when the camera kept handing out older ones; frames that are passed over are never developed. Before it waits for
+    the driver, `expect` is told for how long at most.
     """
 
     def __init__(self, profile: CameraProfile, clock: Clock, board: str = "") -> None:
@@ -47,6 +59,7 @@ class Camera(ABC):
         self._clock = clock
         self._board = board
         self._closed = False
+        self.expect: Expect = unwatched
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,7 +80,9 @@ class Camera(ABC):
         """
         if self._closed:
             raise CameraError("the camera is closed; open the microscope again")
-        self._clock.sleep(not_before_s - self._clock.now_s())
+        wait_s = max(0.0, not_before_s - self._clock.now_s())
+        self.expect(wait_s + self.profile.flush_frames * self.profile.timeout_ms / 1e3 + _SPARE_S)
+        self._clock.sleep(wait_s)
         deadline = self._clock.now_s() + self.profile.timeout_ms / 1e3
         for _ in range(self.profile.flush_frames):
             exposure = self._guarded(lambda: self._next(deadline - self._clock.now_s()))
@@ -95,6 +110,7 @@ class Camera(ABC):
         Raises:
             CameraError: The driver failed.
         """
+        self.expect(_HOLD_FRAMES * self.profile.timeout_ms / 1e3 + _SPARE_S)
         try:
             self._guarded(lambda: self._hold(True))
             yield

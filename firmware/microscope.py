@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +12,9 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from firmware import plugins
-from firmware.camera import Camera
+from firmware.camera import Camera, Expect, unwatched
 from firmware.clock import Clock, SystemClock
-from firmware.errors import ProfileError
+from firmware.errors import CameraError, CameraTimeout, FirmwareError, ProfileError
 from firmware.frames import Frame, FrameOptics
 from firmware.ledger import open_ledger
 from firmware.profile import AxisProfile, BoardProfile, Objective
@@ -23,10 +23,20 @@ from firmware.table import explain
 from firmware.travel import Travel
 from firmware.zaxis import ZAxis
 
+JUDGING_S = 30.0
+"""What may follow a frame before anything is heard again: judging it, and deciding."""
+_OPENING_S = 60.0
+# One late frame is a hiccup of the bus; so many in a row are a camera that hangs.
+_LATE_AT_MOST = 3
+
 
 @dataclass
 class Microscope:
-    """Camera, axis and objectives of one board; `world` is there on simulated and replayed boards only."""
+    """Camera, axis and objectives of one board; `world` is there on simulated and replayed boards only.
+
+    `expect` is told before each step how long it may take at most. A camera that failed is `lost`, which says why,
+    until a frame came again; `reopen` opens it anew, while the axis stays open and keeps its position.
+    """
 
     profile: BoardProfile
     camera: Camera
@@ -34,14 +44,55 @@ class Microscope:
     clock: Clock
     objective: Objective
     world: World | None = None
+    expect: Expect = unwatched
+    reopen: Callable[[], Camera] | None = None
+    lost: str = ""
+    _late: int = 0
+    _gone: bool = False
 
     def capture(self) -> Frame:
         """A frame exposed after this call and after the axis came to rest, with its z at mid-exposure.
 
-        Raises as `Camera.capture`.
+        A camera that is gone is opened anew first. Raises as `find_camera` and `Camera.capture`.
         """
+        self.find_camera()
         not_before_s = max(self.axis.at_rest_since_s, self.clock.now_s())
-        return self.camera.capture(not_before_s, self.axis.z_at, self.optics)
+        frame = self.camera.capture(not_before_s, self.axis.z_at, self.optics)
+        self.lost, self._late = "", 0
+        self.expect(JUDGING_S)
+        return frame
+
+    def lose(self, error: CameraError) -> None:
+        """Let go of a camera that failed, so that it is opened anew before the next frame; late frames count up."""
+        self._late += 1
+        hiccup = isinstance(error, CameraTimeout) and self._late < _LATE_AT_MOST and not self.lost
+        if self.reopen is None or hiccup:
+            return
+        self.lost = str(error)
+        if not self._gone:
+            self._gone = True
+            self.expect(_OPENING_S)
+            with suppress(Exception):
+                self.camera.close()
+
+    def find_camera(self) -> None:
+        """Open a camera that is gone anew; one that is here is left alone.
+
+        Raises:
+            FirmwareError: It cannot be opened (CameraError), or no longer fits the board file.
+        """
+        if not self._gone or self.reopen is None:
+            return
+        self.expect(_OPENING_S)
+        try:
+            self.camera = self.reopen()
+        except FirmwareError as error:
+            self.lost = str(error)
+            raise
+        except Exception as error:
+            self.lost = f"the camera cannot be opened again: {error}; check its cable and power"
+            raise CameraError(self.lost) from error
+        self._gone = False
 
     def job_travel(self) -> Travel:
         """The travel that one job may use from here."""
@@ -105,7 +156,13 @@ class Microscope:
         self.close()
 
 
-def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Path | None = None) -> Microscope:
+def open_microscope(
+    profile: BoardProfile,
+    clock: Clock | None = None,
+    state: Path | None = None,
+    expect: Expect = unwatched,
+    on_axis: Callable[[ZAxis], None] = lambda _axis: None,
+) -> Microscope:
     """Open what a board file describes, and home the axis where the file asks for it.
 
     Args:
@@ -113,6 +170,8 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Pa
         clock: The board's time; the machine's own by default.
         state: The folder in which the axis records where it rests, so that a restart knows; None for no record. One
             axis wants one folder: what moves it with another, or with none, makes the record wrong.
+        expect: Told before each step, here and later, how many seconds it may take at most.
+        on_axis: Told of the axis before it moves, so that it can be stopped from outside.
 
     Raises:
         FirmwareError: A driver is unknown, its library is missing, or the device does not answer.
@@ -121,18 +180,26 @@ def open_microscope(profile: BoardProfile, clock: Clock | None = None, state: Pa
     world = World(profile, clock) if profile.simulation is not None else None
     axes = plugins.load("firmware.axes", profile.axis.driver)
     cameras = plugins.load("firmware.cameras", profile.camera.driver)
+
+    def open_camera() -> Camera:
+        with _options_of(profile, "camera"):
+            camera: Camera = cameras.open_camera(profile, clock, world)
+        camera.expect = expect
+        return camera
+
     with ExitStack() as opened:
         with _options_of(profile, "axis"):
             axis: ZAxis = axes.open_axis(profile, clock, world)
         opened.callback(axis.close)
+        axis.expect = expect
+        on_axis(axis)
         remember(axis, profile, state)
-        with _options_of(profile, "camera"):
-            camera: Camera = cameras.open_camera(profile, clock, world)
+        camera = open_camera()
         opened.callback(camera.close)
         if profile.axis.homing == "device" or (profile.axis.home_at_start and not axis.trusted):
             axis.home()
         opened.pop_all()
-    return Microscope(profile, camera, axis, clock, profile.objective[0], world)
+    return Microscope(profile, camera, axis, clock, profile.objective[0], world, expect, open_camera)
 
 
 def remember(axis: ZAxis, profile: BoardProfile, state: Path | None) -> None:

@@ -24,6 +24,10 @@ from firmware.travel import Move, Travel, Trust
 
 _HISTORY = 4096
 _ROUNDING_UM = 1e-6
+# Ramps, late pulses and a device that is asked whether it is still busy make a way longer than its length says.
+_SLOWER, _LEG_SPARE_S = 2.0, 15.0
+# Homing goes to the switch fast and once more slowly.
+_HOMING_WINDOWS, _HOMING_SPARE_S = 4.0, 120.0
 
 
 class ZAxis(ABC):
@@ -32,7 +36,8 @@ class ZAxis(ABC):
     Promises: every position, the backlash overshoot included, stays inside the soft limits; an axis without trust in
     its position moves `blind_um` in all, counted anew after each start and each loss, and then refuses; the final
     approach is always towards the specimen, so backlash is taken out and the overshoot goes away from it; `stop` may
-    be called from any thread and holds until `release`; a failing driver costs the trust and raises one error.
+    be called from any thread and holds until `release`; a failing driver costs the trust and raises one error. Before
+    the axis moves, `expect` is told for how long at most.
     """
 
     def __init__(self, profile: AxisProfile, clock: Clock) -> None:
@@ -49,6 +54,7 @@ class ZAxis(ABC):
         self._rested_s = clock.now_s()
         self._ledger: Ledger | None = None
         self._past: deque[tuple[float, float]] = deque([(self._rested_s, 0.0)], maxlen=_HISTORY)
+        self.expect: Callable[[float], None] = lambda _within_s: None
 
     def remember(self, ledger: Ledger) -> None:
         """Record every rest in a ledger from now on, and go on where its last one says, if that can be believed.
@@ -223,6 +229,8 @@ class ZAxis(ABC):
         if self.profile.homing == "window":
             raise AxisError("this axis has no limit switch; move it to the middle by hand and use set-zero")
         self._check_halt()
+        window_um = self.profile.high_um - self.profile.low_um
+        self.expect(_HOMING_WINDOWS * window_um / self.profile.speed_um_s + _HOMING_SPARE_S)
         self._run(lambda: self._seek_home(self._halt))
         if self._halt.is_set():
             self.distrust()
@@ -331,6 +339,8 @@ class ZAxis(ABC):
         self._check_halt()
         steps = target - self._steps
         turn = self.profile.direction
+        way_s = abs(steps) * self.profile.um_per_step / self.profile.speed_um_s
+        self.expect(_SLOWER * way_s + self.profile.settle_ms / 1e3 + _LEG_SPARE_S)
         self._run(lambda: self._steps + turn * self._drive(turn * steps, self._halt))
         self._check_halt()
         if self._steps != target:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import HeldClock, open_bench, small_board
 
-from edge_app.appliance import MAX_WAITING
+from edge_app.appliance import MAX_WAITING, Appliance
+from edge_app.controller import Controller
 from edge_app.errors import Busy, JobStopped, RuntimeFailed
 from edge_app.job import Ending, Outcome
 from edge_app.patches import RegionOfInterest
-from firmware.errors import MotionStopped
+from firmware.camera import Camera, Exposure
+from firmware.cameras.simulated import SimulatedCamera
+from firmware.errors import CameraError, MotionStopped
+from firmware.microscope import open_microscope
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -170,3 +179,161 @@ def test_closing_stops_the_job_refuses_those_who_wait_and_ends_the_thread(bench:
     assert waiting.done()
     with pytest.raises(JobStopped, match="shutting down"):
         bench.appliance.measure()
+
+
+# A camera that is unplugged and plugged in again.
+
+
+@dataclass
+class Cable:
+    """Whether the camera is plugged in, and what was opened behind it; `late` frames never come."""
+
+    plugged: bool = True
+    late: int = 0
+    opened: list[Camera] = field(default_factory=list)
+    tried: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def check(self) -> None:
+        if not self.plugged:
+            raise CameraError("no such camera; check its cable and power")
+
+
+class CabledCamera(SimulatedCamera):
+    """A simulated camera on a cable."""
+
+    cable: Cable
+
+    def _next(self, timeout_s: float) -> Exposure:
+        self.cable.check()
+        if self.cable.late:
+            self.cable.late -= 1
+            raise TimeoutError
+        return super()._next(timeout_s)
+
+
+@contextmanager
+def on_a_cable(tick_s: float = 3600.0) -> Iterator[tuple[Bench, Cable]]:
+    """The bench, its camera on a cable; an idle thread looks for a lost camera at every tick."""
+    bench, cable = open_bench(), Cable()
+    bench.appliance.close()
+    microscope = bench.microscope
+    microscope.axis.release()
+
+    def reopen() -> Camera:
+        cable.tried.release()
+        cable.check()
+        camera = CabledCamera(microscope.profile, bench.clock, bench.world)
+        camera.cable = cable
+        cable.opened.append(camera)
+        return camera
+
+    microscope.camera, microscope.reopen = reopen(), reopen
+    with Appliance(bench.appliance.controller, tick_s) as bench.appliance:
+        yield bench, cable
+        bench.clock.release()
+
+
+def look_fails(bench: Bench) -> None:
+    assert isinstance(bench.appliance.measure(ask=False).exception(WAIT_S), CameraError)
+
+
+def test_a_camera_that_was_plugged_in_again_is_opened_anew_before_the_next_look() -> None:
+    with on_a_cable() as (bench, cable):
+        bench.microscope.axis.move_to(7.0)
+        cable.plugged = False
+        look_fails(bench)
+        assert "no such camera" in bench.appliance.blind
+        cable.plugged = True
+        look = bench.appliance.measure(ask=False).result(WAIT_S)
+        assert len(cable.opened) == 2
+        assert bench.microscope.camera is cable.opened[1]
+        assert cable.opened[0]._closed
+        assert bench.appliance.blind == ""
+        assert look.frame.z_um == pytest.approx(7.0)
+
+
+def test_a_camera_that_is_opened_anew_looks_at_the_same_world() -> None:
+    bench = open_bench()
+    with bench.appliance:
+        before = bench.microscope.camera
+        bench.appliance.run("fail", raises_camera_error).result.exception(WAIT_S)
+        bench.appliance.measure(ask=False).result(WAIT_S)
+        after = bench.microscope.camera
+        assert after is not before
+        assert isinstance(after, SimulatedCamera)
+        assert after._world is bench.world
+
+
+def raises_camera_error(_: object) -> None:
+    raise CameraError("gone")
+
+
+def test_a_focus_job_opens_a_lost_camera_before_it_holds_its_exposure() -> None:
+    with on_a_cable() as (bench, cable):
+        cable.plugged = False
+        look_fails(bench)
+        cable.plugged = True
+        assert focus(bench).ending is not Ending.STOPPED
+        assert len(cable.opened) == 2
+
+
+def test_an_idle_thread_finds_a_camera_that_came_back_by_itself() -> None:
+    with on_a_cable(tick_s=0.01) as (bench, cable):
+        cable.plugged = False
+        look_fails(bench)
+        for _ in range(3):
+            assert cable.tried.acquire(timeout=WAIT_S)
+        assert bench.appliance.blind
+        cable.plugged = True
+        while bench.appliance.blind:
+            cable.tried.acquire(timeout=0.05)
+        assert bench.microscope.camera is cable.opened[-1]
+
+
+def test_a_camera_that_opens_but_gives_no_frame_is_not_back() -> None:
+    with on_a_cable() as (bench, cable):
+        cable.plugged = False
+        look_fails(bench)
+        cable.plugged, cable.late = True, 1
+        look_fails(bench)
+        assert "no frame" in bench.appliance.blind
+
+
+def test_one_late_frame_is_no_lost_camera_but_three_in_a_row_are() -> None:
+    with on_a_cable() as (bench, cable):
+        cable.late = 1
+        look_fails(bench)
+        bench.appliance.measure(ask=False).result(WAIT_S)
+        cable.late = 2
+        look_fails(bench)
+        look_fails(bench)
+        assert (bench.appliance.blind, len(cable.opened)) == ("", 1)
+        cable.late = 1
+        look_fails(bench)
+        assert "no frame" in bench.appliance.blind
+
+
+def test_the_axis_moves_and_keeps_its_position_while_the_camera_is_lost() -> None:
+    with on_a_cable() as (bench, cable):
+        cable.plugged = False
+        look_fails(bench)
+        bench.appliance.run("move", lambda c: c.microscope.axis.move_to(4.0)).result.result(WAIT_S)
+        cable.plugged = True
+        assert bench.appliance.measure(ask=False).result(WAIT_S).frame.z_um == pytest.approx(4.0)
+
+
+def test_a_closing_appliance_whose_camera_hangs_lets_go_of_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, let_go = HeldClock(), threading.Event()
+    microscope = open_microscope(small_board(), clock)
+    monkeypatch.setattr(microscope.axis, "close", let_go.set)
+    appliance = Appliance(Controller(microscope, None), close_s=0.05)
+    clock.hold(1)
+    looking = appliance.measure(ask=False)
+    assert clock.reached.wait(WAIT_S)
+    assert not appliance.close()
+    assert let_go.is_set()
+    assert microscope.axis._halt.is_set()
+    clock.release()
+    looking.result(WAIT_S)
+    appliance._thread.join(WAIT_S)
+    microscope.close()

@@ -16,8 +16,8 @@ from edge_app.config import Settings
 from edge_app.controller import Controller
 from edge_app.errors import BundleCorrupt, BundleError, BundleNotFound
 from edge_app.model import ModelSource
+from edge_app.opening import assemble
 from edge_app.selection import choose, preferred, select
-from edge_app.server import assemble
 from firmware.clock import ManualClock
 from firmware.errors import ProfileError
 from firmware.frames import FrameOptics

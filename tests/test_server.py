@@ -20,13 +20,14 @@ from edge_app import bundle as bundles
 from edge_app.client import Client
 from edge_app.config import Settings
 from edge_app.errors import AddressInUse, BadSettings, Busy, RemoteError
+from edge_app.opening import assemble
 from edge_app.pictures import from_png
-from edge_app.server import assemble, serving
+from edge_app.server import serving
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2
 from edge_app.stubs.parfocal.v1.focus_pb2_grpc import FocusServiceStub
 from edge_app.stubs.parfocal.v1.microscope_pb2_grpc import MicroscopeServiceStub
 from firmware.clock import ManualClock
-from firmware.errors import MotionStopped, OutOfLimits
+from firmware.errors import CameraError, MotionStopped, OutOfLimits
 from firmware.microscope import with_simulation
 from firmware.travel import Trust
 
@@ -278,6 +279,34 @@ def test_health_answers_for_every_service(channel: grpc.Channel) -> None:
     for name in ("", *(f"parfocal.v1.{service}" for service in SERVICES)):
         reply = health.Check(health_pb2.HealthCheckRequest(service=name))
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_health_follows_the_camera_and_only_what_needs_it_stops_serving(bench: Bench, channel: grpc.Channel) -> None:
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(service="parfocal.v1.FocusService")
+    )
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    bench.appliance.run("fail", camera_fails).result.exception(WAIT_S)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    check = health_pb2_grpc.HealthStub(channel).Check
+    moving = health_pb2.HealthCheckRequest(service="parfocal.v1.MicroscopeService")
+    assert check(moving).status == health_pb2.HealthCheckResponse.SERVING
+    assert check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    bench.appliance.measure(ask=False).result(WAIT_S)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+
+
+def camera_fails(_: object) -> None:
+    raise CameraError("unplugged")
+
+
+def test_describe_says_what_there_is_to_know_of_the_runtime(bench: Bench, client: Client) -> None:
+    model = bench.appliance.controller.model
+    assert model is not None
+    assert client.describe().runtime_note == ""
+    vars(model.runtime)["note"] = "an engine is being built, 40 %"
+    assert client.describe().runtime_note == "an engine is being built, 40 %"
 
 
 def test_reflection_lists_every_service(channel: grpc.Channel) -> None:

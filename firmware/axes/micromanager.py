@@ -15,6 +15,7 @@ from firmware.profile import BoardProfile
 from firmware.simulation import World
 from firmware.zaxis import ZAxis
 
+_SPARE_S = 15.0
 _POLL_S = 0.005
 
 
@@ -119,6 +120,7 @@ class MicroManagerAxis(ZAxis):
 
     def _await_rest(self, halt: threading.Event, allowed_s: float) -> None:
         """Wait until the device is no longer busy, and stop it when `halt` is set."""
+        self.expect(allowed_s + _SPARE_S)
         core, deadline_s = self._share.core, self._clock.now_s() + allowed_s
         stopped, refusal = False, ""
         while True:

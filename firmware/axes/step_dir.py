@@ -26,6 +26,7 @@ from firmware.table import Table
 from firmware.zaxis import ZAxis
 
 _log = logging.getLogger(__name__)
+_SPARE_S = 120.0
 _HALTED = "halted"
 _INPUTS = ("fault", "upper_switch", "lower_switch")
 _OUTPUTS = ("step", "direction", "enable")
@@ -152,6 +153,7 @@ class StepDirAxis(ZAxis):
         slow = self._limits.slower(self._options.home_slow_um_s)
         whole_um = self._options.home_travel_um or _ROOM * (high_um - low_um)
         clear_um = self._options.home_clear_um
+        self.expect(self._homing_s(whole_um, clear_um))
         if len(self._switches) > 1 and all(map(self._active, self._switches)):
             raise AxisError(
                 "both limit switches are closed, and no stage stands at both its ends; check their common wire and "
@@ -164,6 +166,11 @@ class StepDirAxis(ZAxis):
         self._leave(off * clear_um, halt)
         back_um = end_um + off * clear_um
         return round(back_um / self.profile.um_per_step)
+
+    def _homing_s(self, whole_um: float, clear_um: float) -> float:
+        """What homing may take: twice what its ways take at their speeds, and some to spare."""
+        fast_s = (whole_um + 2 * clear_um) / self.profile.speed_um_s
+        return 2 * (fast_s + 2 * clear_um / self._options.home_slow_um_s) + _SPARE_S
 
     def _approach(self, distance_um: float, limits: Limits, halt: threading.Event) -> None:
         """Towards the switch until it closes."""

@@ -1,0 +1,105 @@
+"""Record: what the journal hears of an appliance: jobs, its camera, its model and runtime, faults of its motion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from structlog.contextvars import get_contextvars
+
+from edge_app.calibration import Calibrated
+from edge_app.controller import Controller
+from edge_app.job import Outcome
+from edge_app.journal import log_of
+from firmware.errors import (
+    AxisError,
+    MotionStopped,
+    NotTrusted,
+    OutOfLimits,
+    TravelSpent,
+)
+
+_log = log_of(__name__)
+_REFUSALS = (MotionStopped, NotTrusted, OutOfLimits, TravelSpent)
+Ended = Callable[[object], None]
+
+
+def client_of_this_call() -> str:
+    """The address of the client whose call is being answered, or ""."""
+    return str(get_contextvars().get("client", ""))
+
+
+class Record:
+    """Writes an event when something changed; called from the hardware thread."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._blind = False
+        self._model = self._now()
+
+    def job(self, name: str, client: str) -> Ended:
+        """A job begins; gives what is to be called with its value, or its error."""
+        axis, began_s = self._controller.microscope.axis, time.monotonic()
+        start_um = axis.z_um
+        _log.info("job started", job=name, client=client, start_um=start_um)
+
+        def ended(end: object) -> None:
+            fields: dict[str, Any] = {"job": name, "client": client, **_told(end)}
+            fields |= {"start_um": start_um, "end_um": axis.z_um, "took_s": time.monotonic() - began_s}
+            _log.info("job ended", **fields)
+            self._motion(name, end)
+            self.model()
+
+        return ended
+
+    def look(self) -> None:
+        """A look was taken, or failed: note whether the camera was lost or came back, and what executes the model."""
+        self.camera()
+        self.model()
+
+    def camera(self) -> None:
+        """Note whether the camera was lost or came back since."""
+        lost = self._controller.microscope.lost
+        if bool(lost) is self._blind:
+            return
+        self._blind = bool(lost)
+        driver = self._controller.microscope.profile.camera.driver
+        if lost:
+            _log.error("camera lost", camera=driver, why=lost)
+        else:
+            _log.info("camera back", camera=driver)
+
+    def model(self) -> None:
+        """Note whether another model was chosen, or another runtime executes it."""
+        before, self._model = self._model, self._now()
+        (label, why, runtime), objective = self._model, self._controller.microscope.objective.name
+        if label != before[0]:
+            _log.info("model chosen", model=label, why=why, runtime=runtime, objective=objective)
+        elif runtime != before[2]:
+            _log.info("runtime changed", model=label, runtime=runtime, before=before[2])
+
+    def _now(self) -> tuple[str, str, str]:
+        model = self._controller.model
+        return ("none", "", "") if model is None else (model.label, model.why, model.runtime.name)
+
+    def _motion(self, name: str, end: object) -> None:
+        if isinstance(end, AxisError) and not isinstance(end, _REFUSALS):
+            trust = self._controller.microscope.axis.trust.value
+            _log.error("motion fault", job=name, kind=type(end).__name__, why=str(end), trust=trust)
+        for finding in end.findings if isinstance(end, Outcome) else ():
+            _log.warning("motion fault", job=name, kind=finding.kind.name, why=finding.sentence)
+
+
+def _told(end: object) -> dict[str, Any]:
+    """What a job came to, as the fields of an event."""
+    if isinstance(end, Outcome):
+        fields: dict[str, Any] = {"ending": end.ending.name, "verdict": end.verdict.name, "why": end.sentence}
+        if end.last is not None:
+            fields |= {"defocus_um": end.last.defocus_um, "sigma_um": end.last.sigma_um}
+        return fields | {"frames": end.frames, "moves": end.moves, "strategy": end.strategy}
+    if isinstance(end, Calibrated):
+        return {"ending": "MEASURED" if end.record else "INCONCLUSIVE", "why": end.sentence}
+    if isinstance(end, BaseException):
+        return {"ending": type(end).__name__, "why": str(end)}
+    return {"ending": "DONE"}
