@@ -72,6 +72,7 @@ lint: $(TEST_STAMP)
 
 types: $(TEST_STAMP)
 	$(BIN)/mypy
+	$(BIN)/mypy packaging
 
 laws: $(TEST_STAMP)
 	$(BIN)/lint-imports

@@ -14,10 +14,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from edge_app import heap
 from edge_app.calibration import Calibrated, OnReading, calibrate_mechanics
 from edge_app.controller import Controller
-from edge_app.errors import Busy, JobStopped, NotReady
+from edge_app.errors import Busy, JobStopped, NotReady, RuntimeFailed
 from edge_app.job import Look, OnLook, Outcome
+from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
 from edge_app.record import Record, client_of_this_call
 from edge_app.strategy import GiveUp, MoveTo, Settled
@@ -59,6 +61,8 @@ class Appliance:
         self._tick_s, self._close_s = tick_s, close_s
         self._record = Record(controller)
         self._condemned = ""
+        self._failed: tuple[Model | None, str] = (None, "")
+        self._worked = False
         self._wake = threading.Condition()
         self._job: Job | None = None
         self._waiting: list[_Measurement] = []
@@ -82,10 +86,17 @@ class Appliance:
         """Why there are no frames at the moment, or ""."""
         return self.controller.microscope.lost
 
+    @property
+    def ailing(self) -> str:
+        """Why the model gave no answer when it was last asked, or ""."""
+        model, why = self._failed
+        return why if model is not None and model is self.controller.model else ""
+
     def condemn(self, why: str) -> None:
         """Stop the axis for good and refuse all jobs: the hardware thread no longer answers. From any thread."""
-        self._condemned = why
-        self.controller.microscope.axis.stop()
+        with self._wake:
+            self._condemned = why
+            self.controller.microscope.axis.stop()
 
     def run(self, name: str, call: Callable[[Controller], T]) -> Job:
         """Hand a mover to the hardware thread.
@@ -108,11 +119,12 @@ class Appliance:
 
         def run(controller: Controller) -> Outcome:
             def share(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+                self._heard(look)
                 on_look(number, look, decision)
                 self._share(look, roi)
 
             controller.microscope.find_camera()
-            return controller.focus(strategy, share, roi)
+            return self._asking(lambda: controller.focus(strategy, share, roi))
 
         return self.run("focus", run)
 
@@ -121,11 +133,12 @@ class Appliance:
 
         def run(controller: Controller) -> Calibrated:
             def share(number: int, look: Look, steps: int, why: str) -> None:
+                self._heard(look)
                 on_reading(number, look, steps, why)
                 self._share(look, None)
 
             controller.microscope.find_camera()
-            return calibrate_mechanics(controller, keep, share)
+            return self._asking(lambda: calibrate_mechanics(controller, keep, share))
 
         return self.run("calibrate", run)
 
@@ -192,7 +205,7 @@ class Appliance:
         if self._condemned:
             raise NotReady(self._condemned)
         if self._closing:
-            raise JobStopped("the appliance is shutting down")
+            raise JobStopped("the board is being closed; ask again in a moment")
 
     def _work(self) -> None:
         while True:
@@ -208,7 +221,9 @@ class Appliance:
             elif waiting:
                 self._measure()
             else:
-                self._look_for_camera()
+                self._idle()
+                continue
+            self._worked = True
 
     def _run(self, job: Job) -> None:
         microscope = self.controller.microscope
@@ -227,14 +242,37 @@ class Appliance:
             self._finish(job)
             job.result.set_result(result)
         finally:
-            if not self._closing and not self._condemned:
-                microscope.axis.release()
+            with self._wake:
+                if not self._closing and not self._condemned:
+                    microscope.axis.release()
 
     def _mind(self, error: BaseException) -> None:
         """A camera that failed is opened anew before the next frame."""
         if isinstance(error, CameraError):
             self.controller.microscope.lose(error)
         self._record.camera()
+
+    def _asking(self, call: Callable[[], T]) -> T:
+        """Call what may ask the model, and note it if that failed."""
+        try:
+            return call()
+        except RuntimeFailed as error:
+            self._failed = (self.controller.model, str(error))
+            self._record.answers(self.ailing)
+            raise
+
+    def _heard(self, look: Look) -> None:
+        """Note it if the model answered: most refusals are made without it."""
+        if "infer" in look.stage_ms:
+            self._failed = (None, "")
+            self._record.answers("")
+
+    def _idle(self) -> None:
+        """Nobody wants anything: look for a lost camera, and once after each spell of work give memory back."""
+        self._look_for_camera()
+        if self._worked:
+            self._worked = False
+            heap.give_back()
 
     def _look_for_camera(self) -> None:
         """Open a camera that was lost, and believe it when a frame came."""
@@ -276,7 +314,7 @@ class Appliance:
 
     def _look_for(self, first: _Measurement, take: Callable[[], Look]) -> None:
         try:
-            look = take()
+            look = self._asking(take)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             self._mind(error)
             for asked in self._take(lambda a: (a.roi, a.ask) == (first.roi, first.ask)):
@@ -284,6 +322,7 @@ class Appliance:
                     asked.result.set_exception(error)
         else:
             self._record.look()
+            self._heard(look)
             self._answer(look, first.roi)
 
     def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:
@@ -303,4 +342,4 @@ class Appliance:
             waiting, self._waiting = self._waiting, []
         for asked in waiting:
             if asked.result.set_running_or_notify_cancel():
-                asked.result.set_exception(JobStopped("the appliance is shutting down"))
+                asked.result.set_exception(JobStopped("the board is being closed; ask again in a moment"))

@@ -55,11 +55,13 @@ class HeldFrame(Camera):
         return Exposure(now_s, now_s, self._pixels.copy)
 
 
-def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, Any]:
+def bench(
+    threads: int, progress: Progress, rounds: int = ROUNDS, starts: bench_service.Plan | None = None
+) -> dict[str, Any]:
     """Measure factory bundles in every runtime on one 2592x1944 frame of tissue, `rounds` times in turns.
 
     Those that accept the board `simulated`, and LDSE-Net beside them. Each is asked about those patches that serving
-    would ask it about. Then servers of that board are started in every runtime.
+    would ask it about. Then servers of that board are started in every runtime, as `starts` plans.
 
     Returns:
         `rows` per model and runtime; for the model that this board uses `stages_ms` in its fastest runtime, and
@@ -96,7 +98,7 @@ def bench(threads: int, progress: Progress, rounds: int = ROUNDS) -> dict[str, A
     ratios |= _against_reference(models, times, fastest)
     overhead = sum(ms for stage, ms in stages.items() if stage != "infer") / sum(stages.values())
     runtimes = sorted({one.runtime.name for one in models})
-    service = bench_service.bench(runtimes, lambda text: progress(4, 5, text))
+    service = bench_service.bench(runtimes, lambda text: progress(4, 5, text), starts)
     progress(5, 5, "done")
     return {
         "rows": rows,

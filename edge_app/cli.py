@@ -73,7 +73,9 @@ def serve(
     heap.keep_small()
     journal.configure()
     if stay_up:
-        server.stay_up(lambda: read_settings(config, **flags), lambda: listen_anyway(config, listen), ready)
+        server.stay_up(
+            lambda: read_settings(config, **flags), lambda before: listen_anyway(config, listen, before), ready
+        )
     else:
         settings = read_settings(config, **flags)
         named = {"board": settings.board, "bundle": settings.bundle}
@@ -139,13 +141,10 @@ def move(
     """Move the objective, within the soft limits."""
     from edge_app import verbs
 
+    if (to_um is None) == (by_um is None):
+        raise typer.BadParameter("give either --to or --by.")
     with _connected(at, config, board=board, bundle="none", state=_text(state)) as client:
-        if to_um is not None and by_um is None:
-            reply = client.move_to(to_um)
-        elif by_um is not None and to_um is None:
-            reply = client.move_by(by_um)
-        else:
-            raise typer.BadParameter("give either --to or --by.")
+        reply = client.move_to(to_um) if to_um is not None else client.move_by(by_um or 0.0)
     line = f"moved from {reply.from_z_um:.2f} to {reply.z_um:.2f} um"
     console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
 
@@ -240,6 +239,17 @@ def position(at: At = "", config: Config = None, as_json: Json = False) -> None:
     with _server(at, config) as client:
         reply = client.position()
     console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.position_line(reply)))
+
+
+@app.command()
+def status(at: At = "", config: Config = None, as_json: Json = False) -> None:
+    """Say what a server serves, with which model and runtime, and what troubles it; exit 0 if nothing does."""
+    from edge_app import verbs
+
+    with _server(at, config) as client:
+        reply = client.describe()
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.status_lines(reply)))
+    raise typer.Exit(1 if reply.HasField("trouble") else 0)
 
 
 @app.command()

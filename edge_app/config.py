@@ -93,20 +93,22 @@ def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     return Settings.model_construct(**found.model_dump())
 
 
-def listen_anyway(config: Path | None = None, listen: str | None = None) -> str:
+def listen_anyway(config: Path | None = None, listen: str | None = None, before: str = "") -> str:
     """Where to listen by a configuration that may be broken: by the first valid of flag, environment and file.
 
-    A service that cannot use its configuration says so there. The default where none of them is valid.
+    A service that cannot use its configuration says so there: where the file cannot be read, or its address cannot be,
+    at the address from before, at which it is known; the default where there is none.
     """
     named = config or Path(os.environ.get(f"{PREFIX}CONFIG", ""))
+    default = str(Settings.model_fields["listen"].default)
     found: list[Any] = [listen, os.environ.get(f"{PREFIX}LISTEN")]
     with suppress(OSError, ValueError):
-        found.append(tomllib.loads(named.read_text(encoding="utf-8")).get("listen"))
-    for address in found:
+        found.append(tomllib.loads(named.read_text(encoding="utf-8")).get("listen", default))
+    for address in [*found, before]:
         with suppress(ValueError):
             if isinstance(address, str):
                 return _address(address)
-    return str(Settings.model_fields["listen"].default)
+    return default
 
 
 def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:

@@ -30,6 +30,7 @@ _SAME = 1.3
 # A way that is made again costs two more of its kind, play included.
 _WAYS = 4
 _ALL = 0.7
+_LOADING_S = 180.0
 _STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
@@ -77,6 +78,7 @@ class Controller:
         """
         if self._source is not None:
             optics = self.microscope.profile.frame_optics(self.microscope.objective_named(name))
+            self.microscope.expect(_LOADING_S)
             self.model = self._source.model_for(optics, self.model)
         return self.microscope.select_objective(name)
 
@@ -238,6 +240,10 @@ class Controller:
             came_back = self._is_back(job)
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, decision.verdict, str(stopped))
+        except Exception:
+            with suppress(FirmwareError):
+                self._mind_lost_steps(job)
+            raise
         job.moves += 1
         if not came_back:
             self.microscope.axis.distrust()

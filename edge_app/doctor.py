@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from edge_app import bundle, runtime, selection
 from edge_app.errors import AppError, BundleNotFound
+from edge_app.model import open_model
 from edge_app.nvidia import driver
 from edge_app.nvidia.cache import cache_folder
 from edge_app.services import version
@@ -26,6 +27,7 @@ from firmware.profile import board_names, load_profile
 from firmware.table import explain
 
 TRIAL_BOARD = "simulated_tiny"
+_DARK = 0.05
 OPTIONAL = {
     "openvino": "pip install 'parfocal[openvino]'; faster on x86",
     "tensorrt": "comes with JetPack; apt install python3-libnvinfer",
@@ -105,13 +107,17 @@ def print_table(result: dict[str, Any], out: Console) -> None:
 
 
 def _trial() -> Finding:
-    """Open a small simulated board and take a frame; simulated time costs nothing."""
+    """Open a small simulated board, take a frame, and load its model, which has to answer its golden inputs."""
     try:
         with open_microscope(load_profile(TRIAL_BOARD), ManualClock()) as microscope:
             frame = microscope.capture()
-    except FirmwareError as error:
+        model = open_model(selection.choose(frame.optics))
+    except (FirmwareError, AppError) as error:
         return Finding("trial", TRIAL_BOARD, False, str(error))
-    return Finding("trial", TRIAL_BOARD, True, f"took a frame of {frame.width_px}x{frame.height_px}")
+    if frame.pixels.mean() < _DARK * (2**frame.bits - 1):
+        return Finding("trial", TRIAL_BOARD, False, "its frame is black: the installation is damaged, install it anew")
+    answers = f"{model.label} answers as it must in {model.runtime.name}"
+    return Finding("trial", TRIAL_BOARD, True, f"took a frame of {frame.width_px}x{frame.height_px}; {answers}")
 
 
 def _gpu() -> Finding:

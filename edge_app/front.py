@@ -73,7 +73,7 @@ class Front:
     """A gRPC server whose services come and go with the board; make it inside a running event loop.
 
     Health says SERVING for each service that works: none while there is no board or its hardware thread hangs, all but
-    FocusService (and the whole, "") while the camera is lost.
+    FocusService (and the whole, "") while the camera is lost or the model gave no answer when it was last asked.
     """
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Front:
         appliance = self._appliance
         if appliance is None or appliance.condemned:
             return False
-        return not (appliance.blind and name in ("", _FOCUS))
+        return not ((appliance.blind or appliance.ailing) and name in ("", _FOCUS))
 
 
 def _add_services(server: Any, appliance: Appliance) -> list[str]:

@@ -23,3 +23,10 @@ def keep_small() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in _SETTINGS)
+
+
+def give_back() -> None:
+    """Give memory that is free back to the system, reserves included; some milliseconds, for when nobody waits."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -20,7 +21,7 @@ from edge_app.config import Settings
 from edge_app.errors import AppError, NotReady
 from edge_app.front import GRACE_S, REFRESH_S, Front
 from edge_app.journal import log_of
-from edge_app.opening import Opening, check_board
+from edge_app.opening import Opening, check_names
 from edge_app.supervisor import Supervisor
 from edge_app.watchdog import Lease, Watchdog
 from firmware.errors import FirmwareError
@@ -35,17 +36,22 @@ _SPARE_S = 2.0
 LONGEST_STOP_S = GIVE_UP_S + GRACE_S + _SPARE_S + CLOSE_S + DRIVERS_S
 """From SIGTERM to the end at the very most, when calls, hardware thread and drivers all hang."""
 _HANGS = "a driver does not return; the axis was told to stop; look at the log, and switch that device off and on"
+_STILL = "the board is still being opened: a model is being loaded, or a driver does not return; the axis was stopped"
 _AGAIN = "the configuration is being read again; ask again in a moment"
+_LATE = "the board was opened too late: the service is being restarted"
 _log = log_of(__name__)
 Ready = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a life is to be: how settings are read and where it listens, who is told the address, whether it stays."""
+    """What a life is to be: how settings are read and where it listens, who is told the address, whether it stays.
+
+    `listen` is told the address that it gave before, "" at first.
+    """
 
     read: Callable[[], Settings]
-    listen: Callable[[], str]
+    listen: Callable[[str], str]
     ready: Ready = lambda _address: None
     stays_up: bool = False
     first_pause_s: float = FIRST_PAUSE_S
@@ -65,6 +71,7 @@ class Lifetime:
         self._opening: Opening | None = None
         self._appliance: Appliance | None = None
         self._answers = False
+        self._broken = ""
         self._refreshing: asyncio.Future[None] | None = None
 
     async def live(self) -> None:
@@ -72,7 +79,8 @@ class Lifetime:
 
         Raises:
             AddressInUse: The address cannot be bound, and it does not stay up.
-            NotReady: The board was to be opened anew, and its hardware thread does not let go.
+            NotReady: The board was to be opened anew, and its devices were not let go of; or the hardware thread was
+                not heard of, and nobody watches who would start the service again.
             AppError, FirmwareError: As `assemble`, if it does not stay up.
         """
         self._ended, self._again = asyncio.Event(), asyncio.Event()
@@ -87,6 +95,8 @@ class Lifetime:
             with suppress(asyncio.CancelledError):
                 await watching
             self._supervisor.close()
+        if self._broken:
+            raise NotReady(self._broken)
 
     async def _turns(self) -> None:
         """Open and serve, or say why not and wait, until the end."""
@@ -110,7 +120,7 @@ class Lifetime:
 
     async def _listen(self) -> None:
         """Take the address before anything moves; nothing is answered yet."""
-        listen = self._plan.listen()
+        listen = self._plan.listen(self._listens_by)
         if self._front is not None and listen == self._listens_by:
             return
         await self._leave_front()
@@ -118,7 +128,10 @@ class Lifetime:
         try:
             address = front.bind(listen)
         except AppError:
-            await front.stop()
+            if not (self._listens_by and _bound(front, self._listens_by)):
+                await front.stop()
+            else:
+                self._front = front  # somebody has to say there why the new address cannot be had
             raise
         self._front, self._listens_by, self._answers = front, listen, False
         _log.info("listening", address=address)
@@ -139,7 +152,7 @@ class Lifetime:
             await asyncio.wait([opened], timeout=GIVE_UP_S)
         self._opening = None
         if not opened.done():
-            _log.error("opening does not end", after_s=GIVE_UP_S, why=_HANGS)
+            _log.error("opening does not end", after_s=GIVE_UP_S, why=_STILL)
             raise _Ended
         if self._ended.is_set():
             with suppress(Exception):
@@ -158,16 +171,19 @@ class Lifetime:
             next_try_s=pause_s,
             exc_info=not known and error,
         )
+        _let_go_of_frames(error)
         self._supervisor.status(f"no board: {trouble}")
         if self._front is not None:
             await self._front.turn_away(trouble)
-            self._now_answers()
+        self._now_answers()
 
     async def _serve(self, settings: Settings, appliance: Appliance) -> None:
         """Answer for the board until the end, or until another configuration is to be used."""
         front = self._front
         assert front is not None
         self._appliance = appliance
+        if self._watchdog.expired:
+            appliance.condemn(_LATE)
         _log.info("board opened", **_board(settings, appliance))
         await front.offer(appliance)
         _log.info("serving", address=front.address)
@@ -184,23 +200,23 @@ class Lifetime:
             _log.info("reading the configuration again")
             self._supervisor.status(_AGAIN)
             await front.turn_away(_AGAIN)
-            if not await self._close_appliance():
-                raise NotReady(_HANGS)
+            trouble = await self._close_appliance()
+            if trouble:
+                raise NotReady(trouble)
 
     async def _attend(self, front: Front, appliance: Appliance, serving: str) -> None:
         """Keep health and status as they are."""
         while True:
             await front.refresh()
-            state = appliance.condemned or (appliance.blind and f"without a camera: {appliance.blind}")
-            self._supervisor.status(state or serving)
+            self._supervisor.status(_ailment(appliance) or serving)
             await asyncio.sleep(REFRESH_S)
 
     def _can_reload(self) -> bool:
         """Whether the configuration can be read; one that cannot leaves the board that is served alone."""
         self._again.clear()
         try:
-            check_board(self._plan.read())
-        except (AppError, FirmwareError) as error:
+            check_names(self._plan.read())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the board that is served goes on
             _log.error("configuration refused", reason=str(error), why="the one before stays in force")
             return False
         return True
@@ -221,6 +237,10 @@ class Lifetime:
             self._refreshing = asyncio.ensure_future(self._front.refresh())
         self._supervisor.status(why)
         _log.error("watchdog expired", why=why, allowed_s=self._lease.given_s, stack=self._lease.stack())
+        if not self._supervisor.watches and not self._ended.is_set():
+            # Nobody else ends a service that is of no more use, and only then is it started again.
+            self._broken = why
+            self._ended.set()
 
     async def _end(self) -> None:
         """Stop what runs, let callers hear of it, and leave the hardware at rest."""
@@ -237,14 +257,19 @@ class Lifetime:
         stopping = asyncio.ensure_future(front.stop())
         await asyncio.wait([stopping], timeout=GRACE_S + _SPARE_S)
 
-    async def _close_appliance(self) -> bool:
-        """Leave the hardware at rest; False if a driver hangs."""
+    async def _close_appliance(self) -> str:
+        """Leave the hardware at rest; gives why a device may still be held, or ""."""
         appliance, self._appliance = self._appliance, None
-        closed = appliance is None or await _in_thread(appliance.close, CLOSE_S + DRIVERS_S)
-        if not closed:
-            _log.error("the hardware thread does not end", why=_HANGS)
+        trouble = ""
+        try:
+            if appliance is not None and not await _in_thread(appliance.close, CLOSE_S + DRIVERS_S):
+                trouble = _HANGS
+                _log.error("the hardware thread does not end", why=_HANGS)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything
+            trouble = f"a device was not let go of: {error}; switch it off and on"
+            _log.error("a device was not let go of", kind=type(error).__name__, why=str(error))
         self._lease.rest()
-        return closed
+        return trouble
 
     async def _wait(self, pause_s: float) -> None:
         """Wait for the next try; SIGHUP asks for it at once."""
@@ -265,6 +290,22 @@ class Lifetime:
 
 class _Ended(Exception):
     """The service is to end."""
+
+
+def _ailment(appliance: Appliance) -> str:
+    """What keeps this board from working as it should, or ""."""
+    if appliance.condemned:
+        return appliance.condemned
+    if appliance.blind:
+        return f"without a camera: {appliance.blind}"
+    return f"without answers of the model: {appliance.ailing}" if appliance.ailing else ""
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Forget what was local where an error came by: the model, say, that was loaded before the camera failed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _board(settings: Settings, appliance: Appliance) -> dict[str, object]:
@@ -295,6 +336,14 @@ async def _in_thread(call: Callable[[], bool], limit_s: float) -> bool:
     called = asyncio.wrap_future(result)
     await asyncio.wait([called], timeout=limit_s)
     return called.done() and called.result()
+
+
+def _bound(front: Front, listen: str) -> bool:
+    try:
+        front.bind(listen)
+    except AppError:
+        return False
+    return True
 
 
 def _on_signals(ended: asyncio.Event, again: asyncio.Event) -> None:

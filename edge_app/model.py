@@ -38,7 +38,7 @@ class Model:
     @property
     def note(self) -> str:
         """What a person should know of the runtime, or ""."""
-        return str(getattr(self.runtime, "note", ""))
+        return self.runtime.note
 
     @property
     def patch_px(self) -> int:
@@ -73,6 +73,8 @@ class Model:
         """
         try:
             outputs = self.runtime.infer(counts)
+        except RuntimeFailed:
+            raise
         except Exception as error:
             raise RuntimeFailed(f"{self.runtime.name} failed on {self.label}: {error}; restart the server") from error
         if not all(np.isfinite(values).all() for values in outputs.values()):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from edge_app import bundle, runtime, selection
 from edge_app.appliance import Appliance
 from edge_app.config import Settings, state_folder
 from edge_app.controller import STRATEGIES, Controller
@@ -62,9 +63,13 @@ def assemble(
     return Appliance(Controller(opened(), model, source, memory))
 
 
-def check_board(settings: Settings) -> None:
-    """See whether settings name a board that can be read and a strategy that exists. Raises as `assemble`."""
+def check_names(settings: Settings) -> None:
+    """See whether board, strategy, runtime and bundle exist, without opening any. Raises as `assemble`."""
     _profile(settings)
+    if settings.runtime:
+        runtime.check_name(settings.runtime)
+    if settings.bundle not in (NO_MODEL, selection.FACTORY):
+        bundle.find(settings.bundle)
 
 
 class Opening:

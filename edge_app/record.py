@@ -35,7 +35,7 @@ class Record:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._blind = False
+        self._blind = self._failing = False
         self._model = self._now()
 
     def job(self, name: str, client: str) -> Ended:
@@ -69,6 +69,17 @@ class Record:
             _log.error("camera lost", camera=driver, why=lost)
         else:
             _log.info("camera back", camera=driver)
+
+    def answers(self, failing: str) -> None:
+        """Note whether the model began to fail, and why, or answers again."""
+        if bool(failing) is self._failing:
+            return
+        self._failing = bool(failing)
+        label, _, runtime = self._now()
+        if failing:
+            _log.error("model failed", model=label, runtime=runtime, why=failing)
+        else:
+            _log.info("model answers again", model=label, runtime=runtime)
 
     def model(self) -> None:
         """Note whether another model was chosen, or another runtime executes it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from edge_app.bundle import Manifest, ModelBundle
 from edge_app.errors import RuntimeFailed
 from firmware import plugins
-from firmware.errors import UnknownPlugin
 
 PACKAGE = "edge_app.runtimes"
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
@@ -77,12 +77,13 @@ class Preparation(Protocol):
 class Meanwhile:
     """Serves by one runtime until another is built, loaded, and right on the golden inputs; swaps between two calls.
 
-    Where that fails it goes on as it is, and `note` says so.
+    Where that fails it goes on as it is, and `note` says so. A runtime that fails later is given up for `spare`.
     """
 
-    def __init__(self, ready: Runtime, chosen: str, bundle: ModelBundle) -> None:
+    def __init__(self, ready: Runtime, chosen: str, bundle: ModelBundle, spare: Callable[[], Runtime]) -> None:
         self._now = ready
         self._next: Runtime | None = None
+        self._spare = spare
         self._chosen, self._bundle = chosen, bundle
         self._build: Build | None = None
         self._what = self._said = ""
@@ -115,6 +116,8 @@ class Meanwhile:
     def note(self) -> str:
         """What is being built or has failed, or ""."""
         build = self._build
+        if self._next is not None:
+            return f"{self._what} is built and takes over at the next look"
         if build is None:
             return self._said
         return f"{self._what} is being built, {build.progress:.0%}; {self._now.name} serves meanwhile"
@@ -125,7 +128,14 @@ class Meanwhile:
         if waiting is not None:
             _log.info("%s: %s serves from now on, %s did before", self._bundle.manifest.label, waiting.name, self.name)
             self._now, self._next, self._build = waiting, None, None
-        return self._now.infer(counts)
+        try:
+            return self._now.infer(counts)
+        except RuntimeFailed as error:
+            if self.name != self._chosen:
+                raise
+            self._now = self._spare()
+            self.stay(f"{error}; {self._chosen} is given up until the next start")
+            return self._now.infer(counts)
 
     def _adopt(self, preparation: Preparation, build: Any) -> None:
         if build.error:
@@ -146,7 +156,8 @@ def open_runtime(bundle: ModelBundle, name: str = "", threads: int = 0, builds: 
     """Load a bundle and hold its answers against the golden ones before it may serve.
 
     A runtime that builds something on the machine first (`preparation` in its file) never keeps a bundle from being
-    served: until that is built, and where it fails, ONNX Runtime serves.
+    served: until that is built, and where it fails, ONNX Runtime serves. Who neither names it nor builds gets the
+    fastest that can serve now.
 
     Args:
         bundle: The model.
@@ -160,17 +171,33 @@ def open_runtime(bundle: ModelBundle, name: str = "", threads: int = 0, builds: 
     *faster, last = [name] if name else _by_preference()
     for chosen in faster:
         try:
-            return _open(chosen, bundle, threads, builds)
+            return _open(chosen, bundle, threads, builds, waits=builds)
         except RuntimeFailed as error:  # noqa: PERF203 - a handful of runtimes
             _log.warning("%s", error)
-    return _open(last, bundle, threads, builds)
+    return _open(last, bundle, threads, builds, waits=True)
 
 
-def _open(chosen: str, bundle: ModelBundle, threads: int, builds: bool) -> Runtime:
+def _open(chosen: str, bundle: ModelBundle, threads: int, builds: bool, waits: bool) -> Runtime:
+    """A runtime; with `waits` another serves for one that cannot be loaded yet, without it that is an error."""
     module = _module(chosen)
-    if hasattr(module, "preparation"):
-        return _prepared(chosen, module, bundle, threads, builds)
-    return checked(chosen, bundle, lambda: module.load(bundle, threads))
+    if not hasattr(module, "preparation"):
+        return checked(chosen, bundle, lambda: module.load(bundle, threads))
+    ready = _prepared(chosen, module, bundle, threads)
+    if isinstance(ready, _Unprepared) and not waits:
+        raise RuntimeFailed(ready.why)
+
+    def spare() -> Runtime:
+        fallback = _module(MEANWHILE)
+        return checked(MEANWHILE, bundle, lambda: fallback.load(bundle, threads))
+
+    if not isinstance(ready, _Unprepared):
+        return Meanwhile(ready, chosen, bundle, spare)
+    served = Meanwhile(spare(), chosen, bundle, spare)
+    if ready.preparation is not None and builds:
+        served.begin(ready.preparation)
+    else:
+        served.stay(ready.why)
+    return served
 
 
 def checked(name: str, bundle: ModelBundle, load: Callable[[], Runtime], usual: bool = False) -> Runtime:
@@ -199,30 +226,43 @@ def checked(name: str, bundle: ModelBundle, load: Callable[[], Runtime], usual: 
     return runtime
 
 
-def _prepared(chosen: str, module: ModuleType, bundle: ModelBundle, threads: int, builds: bool) -> Runtime:
-    """The runtime if what it needs is built and right, or else the one that serves meanwhile."""
-    why = f"{chosen} has not been prepared for this model: `parfocal serve` does that, or parfocal-model engine"
+@dataclass(frozen=True)
+class _Unprepared:
+    """A runtime that cannot be loaded now, and what would change that."""
+
+    why: str
     preparation: Preparation | None = None
+
+
+def _prepared(chosen: str, module: ModuleType, bundle: ModelBundle, threads: int) -> Runtime | _Unprepared:
+    """The runtime if what it needs is built and right."""
     try:
         preparation = module.preparation(bundle)
-        if preparation is None:
-            return checked(chosen, bundle, lambda: module.load(bundle, threads), usual=True)
     except RuntimeFailed as error:
-        why = str(error)
-    fallback = _module(MEANWHILE)
-    served = Meanwhile(checked(MEANWHILE, bundle, lambda: fallback.load(bundle, threads)), chosen, bundle)
-    if preparation is not None and builds:
-        served.begin(preparation)
-    else:
-        served.stay(why)
-    return served
+        return _Unprepared(str(error))
+    if preparation is not None:
+        why = f"{chosen} has not been prepared for this model: `parfocal serve` does that, or parfocal-model engine"
+        return _Unprepared(why, preparation)
+    try:
+        return checked(chosen, bundle, lambda: module.load(bundle, threads), usual=True)
+    except RuntimeFailed as error:
+        return _Unprepared(str(error), module.again(bundle, error))
+
+
+def check_name(name: str) -> None:
+    """See whether there is such a runtime; whether it can be used here `missing` says.
+
+    Raises:
+        RuntimeFailed: There is none.
+    """
+    known = plugins.names(PACKAGE)
+    if name not in known:
+        raise RuntimeFailed(f"there is no runtime {name!r}; known: {', '.join(known)}")
 
 
 def _module(name: str) -> ModuleType:
-    try:
-        module = plugins.load(PACKAGE, name)
-    except UnknownPlugin as error:
-        raise RuntimeFailed(str(error)) from error
+    check_name(name)
+    module = plugins.load(PACKAGE, name)
     missing: str = module.missing()
     if missing:
         raise RuntimeFailed(f"the runtime {name!r} cannot be used here: {missing}")

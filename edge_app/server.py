@@ -21,16 +21,16 @@ def serve(settings: Settings, ready: Ready) -> None:
         AddressInUse: The address cannot be bound.
         AppError, FirmwareError: As `opening.assemble`.
     """
-    plan = Plan(lambda: settings, lambda: settings.listen, ready)
+    plan = Plan(lambda: settings, lambda _before: settings.listen, ready)
     asyncio.run(Lifetime(plan).live())
 
 
-def stay_up(read: Callable[[], Settings], listen: Callable[[], str], ready: Ready) -> None:
+def stay_up(read: Callable[[], Settings], listen: Callable[[str], str], ready: Ready) -> None:
     """Serve until SIGTERM or SIGINT, from the main thread, whatever state configuration and board are in.
 
     Args:
         read: Reads the settings; called for each try, and on SIGHUP.
-        listen: Where to listen by settings that may be broken.
+        listen: Where to listen by settings that may be broken; told where it listened before, "" at first.
         ready: Told the address once it answers, be it only to say why there is no board.
     """
     asyncio.run(Lifetime(Plan(read, listen, ready, stays_up=True)).live())

@@ -32,6 +32,7 @@ from edge_app.stubs.parfocal.v1 import (
 )
 from firmware import plugins
 from firmware.errors import FirmwareError
+from firmware.frames import Frame
 from firmware.simulation import World
 
 MEASURE_PX = 1024
@@ -52,18 +53,25 @@ async def _stop(appliance: Appliance) -> focus_pb2.StopReply:
     return focus_pb2.StopReply(was_running=was_running, z_um=appliance.controller.microscope.axis.z_um)
 
 
+async def _picture(turn: asyncio.Semaphore, frame: Frame, max_px: int) -> bytes:
+    """A frame as PNG, when it is its turn: making one takes more memory than the frame itself."""
+    async with turn:
+        return await asyncio.to_thread(png, frame, max_px)
+
+
 class FocusService(focus_pb2_grpc.FocusServiceServicer):
     """Measuring defocus and removing it."""
 
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
+        self._turn = asyncio.Semaphore()
 
     async def Measure(self, request: focus_pb2.MeasureRequest, context: Any) -> focus_pb2.MeasureReply:
         """One look, shared with whoever else asks; withdrawn if the client goes."""
         del context
         look = await asyncio.wrap_future(self._appliance.measure(wire.region_from(request)))
         assert look.seen.estimate is not None
-        picture = await asyncio.to_thread(png, look.frame, MEASURE_PX) if request.with_image else None
+        picture = await _picture(self._turn, look.frame, MEASURE_PX) if request.with_image else None
         return focus_pb2.MeasureReply(
             estimate=wire.estimate_to(look.seen.estimate, look.frame, request.with_map),
             sharpness=wire.mean_sharpness(look),
@@ -100,6 +108,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
     def __init__(self, appliance: Appliance) -> None:
         self._appliance = appliance
         self._microscope = appliance.controller.microscope
+        self._turn = asyncio.Semaphore()
 
     async def Describe(self, request: microscope_pb2.DescribeRequest, context: Any) -> microscope_pb2.DescribeReply:
         """What this board is."""
@@ -123,7 +132,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
         look = await asyncio.wrap_future(self._appliance.measure(ask=False))
         frame = look.frame
         return microscope_pb2.CaptureReply(
-            image_png=await asyncio.to_thread(png, frame, request.max_px),
+            image_png=await _picture(self._turn, frame, request.max_px),
             z_um=frame.z_um,
             captured_at_s=frame.captured_at_s,
             exposure_ms=frame.exposure_ms,

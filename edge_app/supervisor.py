@@ -31,6 +31,11 @@ class Supervisor:
         self._watchdog_s = int(interval_us) / 1e6 if interval_us.isdigit() and int(interval_us) else math.inf
 
     @property
+    def watches(self) -> bool:
+        """Whether who is no longer fed ends this process and starts another."""
+        return math.isfinite(self._watchdog_s)
+
+    @property
     def feed_every_s(self) -> float:
         """A third of what the watchdog waits; infinite where there is none."""
         return self._watchdog_s / _SHARE
@@ -62,7 +67,7 @@ class Supervisor:
         self._fed_s = now_s
         if starting:
             self._tell(f"EXTEND_TIMEOUT_USEC={_ASK_FOR_S * 1_000_000}")
-        if math.isfinite(self._watchdog_s):
+        if self.watches:
             self._tell("WATCHDOG=1")
 
     def close(self) -> None:

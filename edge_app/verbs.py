@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from edge_app import pictures, wire
 from edge_app.client import Client
-from edge_app.config import read_settings
+from edge_app.config import Settings, read_settings
 from edge_app.console import Progress
 from edge_app.controller import STRATEGIES
 from edge_app.errors import BadRequest, RemoteError
@@ -34,11 +35,14 @@ def local(config: Path | None, strategy: str, **flags: str | int | None) -> Iter
 
     A strategy that asks no model opens none. Raises as `read_settings` and `assemble`.
     """
+    settings = read_settings(config, **flags)
+    if flags.get("board") is None and settings.board == Settings.model_fields["board"].default:
+        sys.stderr.write("note: this is the simulated microscope; name yours with --board, or a server with --at\n")
     if strategy in plugins.names(STRATEGIES) and not plugins.load(STRATEGIES, strategy).NEEDS_MODEL:
-        flags["bundle"] = NO_MODEL
+        settings = settings.model_copy(update={"bundle": NO_MODEL})
     with (
         tempfile.TemporaryDirectory(prefix="parfocal-") as folder,
-        assemble(read_settings(config, **flags)) as appliance,
+        assemble(settings) as appliance,
         serving(appliance, f"unix:{folder}/socket") as address,
         Client(address, timeout_s=None) as client,
     ):
@@ -136,6 +140,20 @@ def outcome_line(outcome: focus_pb2.Outcome) -> str:
     cost = f"{outcome.frames} frames, {outcome.moves} moves, {outcome.duration_s:.2f} s"
     faults = "".join(f"\nmotion: {fault.sentence}" for fault in outcome.motion_faults)
     return f"{kind}: {outcome.sentence} ({path}; {cost}; {outcome.strategy}){faults}"
+
+
+def status_lines(reply: microscope_pb2.DescribeReply) -> str:
+    """What a server serves, and what troubles it."""
+    if reply.HasField("trouble"):
+        return f"parfocal {reply.serving_version} serves no board: {reply.trouble}"
+    trust = _words(microscope_pb2.AxisTrust.Name(reply.axis.trust), "AXIS_TRUST_")
+    model = f"{reply.model} in {reply.runtime}" if reply.HasField("model") else "none"
+    note = f"\n{reply.runtime_note}" if reply.runtime_note else ""
+    return (
+        f"parfocal {reply.serving_version} serves {reply.board}: {reply.description}\n"
+        f"camera {reply.camera.driver}, axis {reply.axis.driver} ({trust})\n"
+        f"model {model}: {reply.why_model}{note}"
+    )
 
 
 def position_line(reply: microscope_pb2.GetPositionReply) -> str:

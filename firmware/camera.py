@@ -19,7 +19,6 @@ from firmware.errors import CameraError, CameraTimeout, FirmwareError
 from firmware.frames import Frame, FrameOptics, Pixels
 from firmware.profile import CameraProfile
 
-_SPARE_S = 5.0
 # A camera that regulates itself may look at so many frames until it has settled.
 _HOLD_FRAMES = 30
 
@@ -49,10 +48,14 @@ class Exposure:
 class Camera(ABC):
     """A camera of one board.
 
+    `SPARE_S` is what a driver may take beyond waiting for its frames; more where it opens a stalled camera anew.
+
     Promise: `capture` returns a frame whose exposure began after `not_before_s`, or one marked `fresh=False`
     when the camera kept handing out older ones; frames that are passed over are never developed. Before it waits for
     the driver, `expect` is told for how long at most.
     """
+
+    SPARE_S = 5.0
 
     def __init__(self, profile: CameraProfile, clock: Clock, board: str = "") -> None:
         self.profile = profile
@@ -81,7 +84,8 @@ class Camera(ABC):
         if self._closed:
             raise CameraError("the camera is closed; open the microscope again")
         wait_s = max(0.0, not_before_s - self._clock.now_s())
-        self.expect(wait_s + self.profile.flush_frames * self.profile.timeout_ms / 1e3 + _SPARE_S)
+        exposures_s = 2 * self.profile.exposure_ms / 1e3
+        self.expect(wait_s + exposures_s + self.profile.flush_frames * self.profile.timeout_ms / 1e3 + self.SPARE_S)
         self._clock.sleep(wait_s)
         deadline = self._clock.now_s() + self.profile.timeout_ms / 1e3
         for _ in range(self.profile.flush_frames):
@@ -110,7 +114,7 @@ class Camera(ABC):
         Raises:
             CameraError: The driver failed.
         """
-        self.expect(_HOLD_FRAMES * self.profile.timeout_ms / 1e3 + _SPARE_S)
+        self.expect(_HOLD_FRAMES * self.profile.timeout_ms / 1e3 + self.SPARE_S)
         try:
             self._guarded(lambda: self._hold(True))
             yield

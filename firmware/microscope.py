@@ -83,7 +83,6 @@ class Microscope:
         """
         if not self._gone or self.reopen is None:
             return
-        self.expect(_OPENING_S)
         try:
             self.camera = self.reopen()
         except FirmwareError as error:
@@ -182,6 +181,8 @@ def open_microscope(
     cameras = plugins.load("firmware.cameras", profile.camera.driver)
 
     def open_camera() -> Camera:
+        # A first frame, or two, may be part of it.
+        expect(_OPENING_S + 2 * profile.camera.timeout_ms / 1e3)
         with _options_of(profile, "camera"):
             camera: Camera = cameras.open_camera(profile, clock, world)
         camera.expect = expect

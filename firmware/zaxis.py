@@ -25,7 +25,7 @@ from firmware.travel import Move, Travel, Trust
 _HISTORY = 4096
 _ROUNDING_UM = 1e-6
 # Ramps, late pulses and a device that is asked whether it is still busy make a way longer than its length says.
-_SLOWER, _LEG_SPARE_S = 2.0, 15.0
+_SLOWER, _LEG_SPARE_S = 2.0, 30.0
 # Homing goes to the switch fast and once more slowly.
 _HOMING_WINDOWS, _HOMING_SPARE_S = 4.0, 120.0
 

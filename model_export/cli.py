@@ -389,3 +389,7 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,11 +20,12 @@ from edge_app.config import read_settings
 from edge_app.errors import RuntimeFailed
 from edge_app.nvidia import sdk
 from edge_app.nvidia.cache import SHARED, EngineCache, KeptEngine, cache_folder
+from edge_app.nvidia.engine import PlanRefused
 from edge_app.nvidia.execution import Execution
 from edge_app.nvidia.making import make
 from edge_app.nvidia.order import MOST, Order
 from edge_app.nvidia.progress import Progress
-from edge_app.runtime import checked
+from edge_app.runtime import Runtime, checked
 from edge_app.runtimes import tensorrt
 from edge_app.selection import FACTORY, select
 from firmware.profile import load_profile
@@ -99,6 +100,13 @@ def _engine(bundle: ModelBundle, progress: Progress, turns: int) -> dict[str, An
     order, cache = tensorrt.order(bundle), EngineCache(cache_folder(), SHARED)
     found = cache.find(order) is not None
     kept = make(order, cache, progress)
+    try:
+        runtime = _proven(bundle, order, kept)
+    except RuntimeFailed as error:
+        if not (found and isinstance(error.__cause__, PlanRefused)):
+            raise
+        kept, found = make(order, cache, progress, anew=True), False
+        runtime = _proven(bundle, order, kept)
     return {
         "key": order.key,
         "precision": order.precision,
@@ -109,13 +117,17 @@ def _engine(bundle: ModelBundle, progress: Progress, turns: int) -> dict[str, An
         "build_s": kept.build_s,
         "found": found,
         "layers": [asdict(layer) for layer in kept.layers],
-        "median_ms": _times_ms(bundle, order, kept, turns),
+        "median_ms": _times_ms(runtime, bundle, order, turns),
     }
 
 
-def _times_ms(bundle: ModelBundle, order: Order, kept: KeptEngine, turns: int) -> dict[str, float]:
+def _proven(bundle: ModelBundle, order: Order, kept: KeptEngine) -> Runtime:
+    name = tensorrt.TensorRt.name
+    return checked(name, bundle, lambda: tensorrt.TensorRt(Execution(kept.plan, order)), usual=True)
+
+
+def _times_ms(runtime: Runtime, bundle: ModelBundle, order: Order, turns: int) -> dict[str, float]:
     """Median time of batches of one, of the usual size, and of the largest, taken in turns."""
-    runtime = checked(tensorrt.TensorRt.name, bundle, lambda: _loaded(order, kept), usual=True)
     batches = {
         size: np.resize(bundle.golden_in, (size, *bundle.golden_in.shape[1:])) for size in (1, order.usual, MOST)
     }
@@ -126,10 +138,6 @@ def _times_ms(bundle: ModelBundle, order: Order, kept: KeptEngine, turns: int) -
             if turn >= _WARM:
                 times[size].append(took_s)
     return {str(size): statistics.median(taken) * 1e3 for size, taken in times.items()}
-
-
-def _loaded(order: Order, kept: KeptEngine) -> tensorrt.TensorRt:
-    return tensorrt.TensorRt(Execution(kept.plan, order))
 
 
 def _timed_s(call: Callable[[], object]) -> float:

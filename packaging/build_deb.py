@@ -111,11 +111,13 @@ def stage_system(target: Target, root: Path) -> None:
 
 
 def stage_documents(target: Target, wheels: list[deb_files.Wheel], epoch: int, root: Path) -> None:
-    """Licences, what changed, and docs/."""
+    """Licences, what changed, the README, docs/, and the board files, to be copied and changed."""
     folder = root / "usr/share/doc/parfocal"
-    folder.mkdir(parents=True)
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    (folder / "boards").mkdir(parents=True)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         shutil.copyfile(page, folder / page.name)
+    for board in sorted((ROOT / "firmware/boards").glob("*.toml")):
+        shutil.copyfile(board, folder / "boards" / board.name)
     (folder / "copyright").write_text(deb_files.copyright_text(wheels), encoding="utf-8")
     changes = deb_files.changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), target, epoch)
     # A package of which no other makes the source is native: its changelog is not called changelog.Debian.

@@ -31,7 +31,6 @@ class Target:
         glibc: the distribution's C library, "2.36"; wheels may ask for no newer one.
         extras: of pyproject.toml.
         depends: Debian packages beyond Python's and systemd's.
-        also: requirements beside the extras, pinned.
         pins: what constraints/ does not pin.
         made: scripts of this folder that make wheels which no index has.
     """
@@ -46,7 +45,6 @@ class Target:
     extras: tuple[str, ...]
     depends: tuple[str, ...]
     recommends: tuple[str, ...]
-    also: tuple[str, ...] = ()
     pins: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
 
@@ -145,7 +143,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _value(key: str, value: Any) -> Any:
-    several = key in {"extras", "depends", "recommends", "also", "pins", "made"}
+    several = key in {"extras", "depends", "recommends", "pins", "made"}
     if several and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if not several and isinstance(value, str):

@@ -42,12 +42,12 @@ def requirements(target: Target) -> list[str]:
     """What the target installs beside our own wheel, as requirements."""
     table = project()
     extras = [requirement for extra in target.extras for requirement in table["optional-dependencies"][extra]]
-    return [*table["dependencies"], *extras, *target.also]
+    return [*table["dependencies"], *extras]
 
 
 def pins(target: Target) -> dict[str, str]:
     """Name, in lower case, to version: the target's own pins and those of constraints/."""
-    lines = [*target.constraints.read_text(encoding="utf-8").splitlines(), *target.also, *target.pins]
+    lines = [*target.constraints.read_text(encoding="utf-8").splitlines(), *target.pins]
     pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
     return {name.strip().lower(): version.strip() for name, version in pairs}
 
@@ -183,7 +183,7 @@ def check_complete(target: Target, wheels: Path, version: str) -> list[str]:
         # Not "install --dry-run": that one holds Requires-Python against the Python that runs pip.
         pip(
             *("download", "-q", "--no-index", "--find-links", str(wheels), "--dest", scratch, *machine_flags(target)),
-            *(f"parfocal{extras}=={version}", *target.also),
+            f"parfocal{extras}=={version}",
             what=f"the wheels for {target.name} are not complete",
             target=target,
             PIP_NO_INDEX="1",

@@ -1,8 +1,9 @@
 """Runs parfocal's command line on boards that fail on command: files in the folder $FAULTS are the faults.
 
 `hang`: the next frame never comes, the file is consumed. `slow`: the next takes as many seconds as it says, the file
-is consumed. `unplugged`: while it is there the camera is gone. The camera "simulated" becomes a small one that needs
-no world, so that an axis behind mock pins keeps a record; where the motor behind those pins is stands in `motor`.
+is consumed. `unplugged`: while it is there the camera is gone. `clings`: it fails to close. The camera "simulated"
+becomes a small one that needs no world, so that an axis behind mock pins keeps a record; where the motor behind those
+pins is stands in `motor`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ class FaultyCamera(Camera):
             self._clock.sleep(wait_s)
         now_s = self._clock.now_s()
         return Exposure(now_s, now_s, self._pixels.copy)
+
+    def close(self) -> None:
+        if (FAULTS / "clings").exists():
+            raise OSError("the bus is gone")
+        super().close()
 
 
 class KeptStage(Stage):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,7 @@ class Gpu:
     cuda_version = 12060
     init_error = 0
     devices = 1
+    multiprocessors = 8
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -111,6 +113,7 @@ class Gpu:
         self.waits = 0
         self.primary = 0
         self.dead = ""
+        self.while_recording: Callable[[], None] = lambda: None
         self.eager_copies = False
         self.no_graphs = False
         self.free_bytes = self.memory_bytes

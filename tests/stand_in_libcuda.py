@@ -61,7 +61,8 @@ def _name(buffer: Any, size: int, device: Any) -> int:
 
 
 def _attribute(value: Any, attribute: int, device: Any) -> int:
-    _put(value, machine.GPU.capability[{75: 0, 76: 1}[attribute]])
+    known = {16: machine.GPU.multiprocessors, 75: machine.GPU.capability[0], 76: machine.GPU.capability[1]}
+    _put(value, known[attribute])
     return 0
 
 

@@ -15,6 +15,9 @@ import onnxruntime
 import stand_in_gpu as machine
 
 STEPS = 4
+MEMORY_BYTES = 77 * 1024
+"""What a context needs between layers."""
+
 _MAGIC = b"plan"
 Shape = tuple[int, ...]
 
@@ -29,6 +32,9 @@ class Faults:
     hang_at: int = -1
     wrong_by: float = 0.0
     no_context: bool = False
+    no_memory: bool = False
+    no_timing: bool = False
+    layers: str = ""
     enqueue: str = ""
 
 
@@ -98,6 +104,11 @@ def write_plan(version: str, profile: Any, wrong_by: float, detailed: bool, onnx
         "sha256": hashlib.sha256(onnx).hexdigest(),
     }
     return _MAGIC + json.dumps(header).encode() + b"\n" + onnx
+
+
+def timing_begun() -> bytes:
+    """How the times of this GPU's kernels begin."""
+    return f"timing of {machine.GPU.name}:".encode()
 
 
 def read_plan(data: bytes, version: str) -> tuple[dict[str, Any], bytes] | str:

@@ -93,6 +93,7 @@ class Stream(_Owned):
             machine.GPU.call("cuStreamCreate", capturable=False)
             super().__init__()
             self._handle = machine.GPU.address(1)
+            self._flags = flags
             self.lane = machine.Lane()
             self.capture: machine.Capture | None = None
             machine.GPU.streams[self._handle] = self

@@ -11,7 +11,18 @@ from enum import IntEnum
 from typing import Any
 
 import stand_in_gpu as machine
-from stand_in_network import Faults, dims, execute, layers, open_session, read_plan, report_phases, write_plan
+from stand_in_network import (
+    MEMORY_BYTES,
+    Faults,
+    dims,
+    execute,
+    layers,
+    open_session,
+    read_plan,
+    report_phases,
+    timing_begun,
+    write_plan,
+)
 
 __version__ = "10.3.0"
 
@@ -70,6 +81,12 @@ class ProfilingVerbosity(IntEnum):
     LAYER_NAMES_ONLY = 0
     NONE = 1
     DETAILED = 2
+
+
+class ExecutionContextAllocationStrategy(IntEnum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
 
 
 class LayerInformationFormat(IntEnum):
@@ -234,9 +251,12 @@ class IBuilderConfig:
         data = bytes(serialized_timing_cache)
         if data and not data.startswith(b"timing"):
             return None
-        return ITimingCache(data or b"timing:")
+        return ITimingCache(data or timing_begun())
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        """False, and none is set, where it is of another device."""
+        if FAULTS.no_timing or not (ignore_mismatch or cache._data.startswith(timing_begun())):
+            return False
         self._timing = cache
         return True
 
@@ -272,8 +292,8 @@ class Builder(_Logging):
         if FAULTS.build:
             self._complain(FAULTS.build)
             return None
-        assert config._timing is not None
-        config._timing._data += b"."
+        if config._timing is not None:
+            config._timing._data += b"."
         # TF32 rounds factors to 10 bits of mantissa.
         wrong_by = FAULTS.wrong_by + (0.1 if BuilderFlag.TF32 in config._flags else 0.0)
         detailed = config.profiling_verbosity == ProfilingVerbosity.DETAILED
@@ -291,6 +311,9 @@ class Runtime(_Logging):
         found = read_plan(bytes(serialized_engine), __version__)
         if isinstance(found, str):
             self._complain(found)
+            return None
+        if FAULTS.no_memory:
+            self._complain("[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
             return None
         return ICudaEngine(self._logger, *found)
 
@@ -329,10 +352,17 @@ class ICudaEngine(_Logging):
         entry = self._inputs.get(name) or self._outputs[name]
         return _TYPES[entry.type]
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        return MEMORY_BYTES
+
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> IExecutionContext | None:
         if FAULTS.no_context:
             self._complain("Requested amount of GPU memory could not be allocated")
             return None
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED, "this stand-in allocates for nobody"
         return IExecutionContext(self._logger, self)
 
     def create_engine_inspector(self) -> EngineInspector:
@@ -345,7 +375,7 @@ class EngineInspector:
 
     def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002 - TensorRT's name
         assert format == LayerInformationFormat.JSON
-        return layers(list(self._engine._outputs), self._engine._header["detailed"])
+        return FAULTS.layers or layers(list(self._engine._outputs), self._engine._header["detailed"])
 
 
 class IExecutionContext(_Logging):
@@ -357,6 +387,8 @@ class IExecutionContext(_Logging):
         self._shapes: dict[str, Dims] = {}
         self._addresses: dict[str, int] = {}
         self._settled: dict[str, Dims] = {}
+        self._memory = (0, 0)
+        self.nvtx_verbosity = ProfilingVerbosity.DETAILED
         self._gpu = machine.GPU
         self._gpu.contexts += 1
 
@@ -365,7 +397,14 @@ class IExecutionContext(_Logging):
             assert self._gpu.stack, "an execution context was freed without a context"
             self._gpu.contexts -= 1
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % _ALIGNED == 0 and size >= MEMORY_BYTES, "TensorRT says so in the log and goes on"  # noqa: PT018
+        self._memory = (memory, size)
+
     def set_input_shape(self, name: str, shape: Dims) -> bool:
+        if machine.GPU.capture_of_thread() is not None:
+            self._complain("this stand-in sets no shape while a stream records")
+            return False
         bounds = self._engine._header["profile"].get(name)
         if bounds is None:
             self._complain(f"Given invalid tensor name: {name}. Get valid tensor names with getIOTensorName()")
@@ -402,9 +441,12 @@ class IExecutionContext(_Logging):
         self._settled = dict(self._shapes)
         engine = self._engine
         shapes, addresses = dict(self._shapes), dict(self._addresses)
-        wrong_by, recorded = engine._header["wrong_by"], stream.capture is not None
+        wrong_by, recorded, memory = engine._header["wrong_by"], stream.capture is not None, self._memory
+        if stream.capture is not None:
+            machine.GPU.while_recording()
 
         def work() -> None:
+            machine.GPU.touch(*memory)
             # What was recorded uses memory of the context that belongs to one shape.
             spoilt = float("nan") if recorded and self._settled != shapes else wrong_by
             execute(engine._session, spoilt, shapes, addresses)
@@ -419,6 +461,8 @@ class IExecutionContext(_Logging):
             return "no CUDA context is current"
         if stream is None:
             return "the stream is none, or is destroyed"
+        if machine.GPU.block(*self._memory) is None:
+            return "the memory between layers is not set"
         without_shape = [name for name in self._engine._inputs if name not in self._shapes]
         without_memory = [name for name in self._engine._names if name not in self._addresses]
         if without_shape or without_memory:

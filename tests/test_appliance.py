@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from conftest import HeldClock, open_bench, small_board
+from numpy.typing import NDArray
+from oracle import Oracle
 
 from edge_app.appliance import MAX_WAITING, Appliance
 from edge_app.controller import Controller
@@ -177,8 +180,52 @@ def test_closing_stops_the_job_refuses_those_who_wait_and_ends_the_thread(bench:
     bench.appliance.close()
     assert isinstance(job.result.exception(WAIT_S), MotionStopped)
     assert waiting.done()
-    with pytest.raises(JobStopped, match="shutting down"):
+    with pytest.raises(JobStopped, match="being closed"):
         bench.appliance.measure()
+
+
+# A model that fails for good.
+
+
+def test_a_model_that_fails_is_noted_once_until_it_answers_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(Oracle, "infer", out_of_memory)
+    for _ in range(2):
+        assert isinstance(bench.appliance.measure().exception(WAIT_S), RuntimeFailed)
+    job = bench.appliance.focus("single_shot", lambda *_: None)
+    assert isinstance(job.result.exception(WAIT_S), RuntimeFailed)
+    assert "out of memory" in bench.appliance.ailing
+    bench.appliance.measure(ask=False).result(WAIT_S)
+    assert bench.appliance.ailing
+    monkeypatch.undo()
+    for _ in range(2):
+        bench.appliance.measure().result(WAIT_S)
+    assert bench.appliance.ailing == ""
+    events = [message for message in caplog.messages if message.startswith("model")]
+    assert events == ["model failed", "model answers again"]
+
+
+def out_of_memory(_oracle: Oracle, _counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    raise MemoryError("the accelerator is out of memory")
+
+
+def test_a_focus_job_shows_too_that_a_model_fails_and_that_it_answers_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Oracle, "infer", out_of_memory)
+    job = bench.appliance.focus("single_shot", lambda *_: None)
+    assert isinstance(job.result.exception(WAIT_S), RuntimeFailed)
+    assert bench.appliance.ailing
+    monkeypatch.undo()
+    focus(bench)
+    assert bench.appliance.ailing == ""
+
+
+def test_a_board_without_a_model_does_not_ail(bare_bench: Bench) -> None:
+    assert isinstance(bare_bench.appliance.measure().exception(WAIT_S), RuntimeFailed)
+    assert bare_bench.appliance.ailing == ""
 
 
 # A camera that is unplugged and plugged in again.

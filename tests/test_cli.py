@@ -16,8 +16,8 @@ from edge_app import console, doctor
 from edge_app.cli import app
 from edge_app.client import Client
 from edge_app.pictures import from_png
-from edge_app.stubs.parfocal.v1 import focus_pb2
-from edge_app.verbs import in_focus
+from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2
+from edge_app.verbs import in_focus, status_lines
 
 if TYPE_CHECKING:
     pass
@@ -78,6 +78,7 @@ def _arguments(verb: str, address: str, folder: Path) -> list[str]:
         "capture": ["capture", *at, str(folder / "frame.png")],
         "models": ["models", *at],
         "position": ["position", *at],
+        "status": ["status", *at],
         "stop": ["stop", *at],
         "doctor": ["doctor"],
         "replay": ["replay", "stack.tif"],
@@ -204,6 +205,18 @@ def test_wrong_usage_exits_with_two(terminal: Terminal, arguments: list[str]) ->
     told, result = terminal.json(*arguments)
     assert (code, told, result["error"]["kind"]) == (2, 2, "Usage")
     assert err.startswith("error: ")
+
+
+def test_a_board_that_nobody_named_is_said_to_be_simulated(terminal: Terminal) -> None:
+    _, _, unnamed = terminal("move", "--by", "1")
+    _, _, named = terminal("move", "--by", "1", "--board", "simulated_tiny")
+    assert "note: this is the simulated microscope" in unnamed
+    assert named == ""
+
+
+def test_the_status_of_a_server_without_a_board_says_why() -> None:
+    reply = microscope_pb2.DescribeReply(serving_version="1", trouble="there is no camera; plug it in")
+    assert status_lines(reply) == "parfocal 1 serves no board: there is no camera; plug it in"
 
 
 def test_debug_shows_the_traceback(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from edge_app.estimate import Verdict
 from edge_app.job import Ending, Look
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
+from edge_app.strategy import MoveTo
 from edge_app.watch import Finding, Kind
 from firmware.clock import ManualClock
-from firmware.errors import CameraError
+from firmware.errors import CameraError, TravelSpent
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import load_profile
 from firmware.simulation import World
@@ -288,6 +289,23 @@ def test_a_move_that_lost_steps_is_found_out_and_costs_the_trust(microscope: Mic
     assert outcome.findings[0].size == pytest.approx(1.2, abs=0.3)
     assert outcome.ending is Ending.FOCUSED
     assert abs(world_of(microscope).truth_um()) < 0.3
+    assert microscope.axis.trust is Trust.LOST
+
+
+def test_steps_that_were_lost_cost_the_trust_also_where_the_camera_fails_on_the_last_look(
+    microscope: Microscope,
+) -> None:
+    start_at(microscope, -6.0)
+    microscope.axis.move_by(0.0)
+    losing(microscope, 1.2)
+
+    def fail(_number: int, _look: Look, decision: object) -> None:
+        if not isinstance(decision, MoveTo):
+            microscope.camera.close()
+            raise TravelSpent("the travel is used up")
+
+    with pytest.raises(CameraError):
+        Controller(microscope, oracle(world_of(microscope))).focus("single_shot", fail)
     assert microscope.axis.trust is Trust.LOST
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_app import bench, demo
+from edge_app.bench_service import Plan
 from firmware.errors import FirmwareError
 
 JOB = {"field", "start_um", "end_um", "residual_um", "frames", "moves", "seconds", "verdict"}
@@ -71,7 +72,7 @@ def test_a_server_that_cannot_start_is_one_clear_error(folder: Path) -> None:
 
 
 def test_the_benchmark_compares_runtimes_stages_and_torch() -> None:
-    measured = bench.bench(0, silent, rounds=2)
+    measured = bench.bench(0, silent, rounds=2, starts=Plan("simulated_tiny", 1, 0.0, 0.2))
     assert {row["runtime"] for row in measured["rows"]} >= {"onnxruntime", "openvino"}
     assert all(1 <= row["batch"] <= 88 and row["fraction_of_sgemm"] > 0 for row in measured["rows"])
     assert set(measured["stages_ms"]) >= {"capture", "cut", "reject", "infer", "fuse"}

@@ -27,7 +27,7 @@ from edge_app.nvidia.making import make
 from edge_app.nvidia.order import MOST, Order, order_for, order_from
 from edge_app.runtimes import tensorrt as runtime
 
-GPU = Gpu("Orin", (8, 7), 8 * 2**30, "12.6")
+GPU = Gpu("Orin", (8, 7), 8 * 2**30, "12.6", 8)
 LAYERS = (Layer("conv", "CaskConvolution", "Float"),)
 PLAN = bytes(range(256)) * 40
 
@@ -82,6 +82,7 @@ CHANGES: dict[str, object] = {
     "tensorrt": "10.16.1.11",
     "gpu": "Orin Nano",
     "architecture": "8.9",
+    "multiprocessors": 16,
     "precision": "fp16",
     "usual": 24,
     "input": "pixels",
@@ -99,21 +100,27 @@ def test_the_key_changes_with_all_that_changes_an_engine(cache: EngineCache, ord
     assert cache.find(other) is None
 
 
-def test_every_field_of_an_order_is_in_its_key_but_its_names() -> None:
-    assert {field.name for field in dataclasses.fields(Order)} == {*CHANGES, "model", "label"}
+def test_every_field_of_an_order_is_in_its_key_but_its_names_and_how_it_is_asked() -> None:
+    assert {field.name for field in dataclasses.fields(Order)} == {*CHANGES, "model", "label", "steady"}
 
 
 def test_another_name_or_version_of_one_network_needs_no_other_engine(order: Order) -> None:
     assert dataclasses.replace(order, model="copy", label="copy@2").key == order.key
 
 
-def test_the_usual_batch_is_what_the_bundle_asks_at_most(bundle: ModelBundle) -> None:
-    def usual(at_most: int) -> int:
+def test_the_usual_batch_is_what_the_bundle_asks_at_most_and_steady_where_it_says_so(bundle: ModelBundle) -> None:
+    def usual(at_most: int) -> tuple[int, bool]:
         asked = bundle.manifest.input.model_copy(update={"patches_at_most": at_most})
         manifest = bundle.manifest.model_copy(update={"input": asked})
-        return order_for(dataclasses.replace(bundle, manifest=manifest), GPU, "10.3.0").usual
+        order = order_for(dataclasses.replace(bundle, manifest=manifest), GPU, "10.3.0")
+        return order.usual, order.steady
 
-    assert [usual(n) for n in (0, 12, 48, 300)] == [48, 12, 48, MOST]
+    assert [usual(n) for n in (0, 12, 48, 300)] == [(48, False), (12, True), (48, True), (MOST, True)]
+
+
+def test_a_gpu_of_the_same_name_and_another_size_wants_another_engine(bundle: ModelBundle, order: Order) -> None:
+    larger = dataclasses.replace(GPU, multiprocessors=16)
+    assert order_for(bundle, larger, "10.3.0").key != order.key
 
 
 def test_an_order_reaches_another_process_whole(order: Order, tmp_path: Path) -> None:
@@ -184,11 +191,15 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(cache: EngineCache,
     assert [entry.name for entry in cache.folder.iterdir()] == [cache.path(order).name]
 
 
-def test_a_folder_that_cannot_be_is_a_sentence_and_locks_nothing(tmp_path: Path, order: Order) -> None:
+def test_a_folder_that_cannot_be_is_a_sentence_and_locks_nothing(
+    tmp_path: Path, order: Order, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "engines").write_text("a file")
     cache = EngineCache(tmp_path / "engines")
-    with cache.locked(order):
+    with cache.locked():
         assert cache.find(order) is None
+    assert "build.lock cannot be opened (" in caplog.text
+    assert "engines cannot be kept" not in caplog.text
     with pytest.raises(StateUnusable, match=r"Not a directory|File exists"):
         cache.keep(order, PLAN, 1.0, LAYERS)
 
@@ -225,7 +236,7 @@ def test_the_second_of_two_builders_waits_and_finds_what_the_first_built(
         asked.set()
         built.append(make(order, cache, lambda _: pytest.fail("the second builds")))
 
-    with cache.locked(order):
+    with cache.locked():
         thread = threading.Thread(target=second)
         thread.start()
         assert asked.wait(20)
@@ -234,9 +245,86 @@ def test_the_second_of_two_builders_waits_and_finds_what_the_first_built(
     assert built[0].plan == PLAN
 
 
-def test_locks_of_two_engines_do_not_hinder_each_other(cache: EngineCache, order: Order) -> None:
-    with cache.locked(order), cache.locked(dataclasses.replace(order, recipe=2)):
-        assert len(list(cache.folder.glob("*.lock"))) == 2
+def test_engines_of_two_models_are_built_one_after_the_other(
+    gpu: machine.Gpu, bundle: ModelBundle, cache: EngineCache
+) -> None:
+    order, began = runtime.order(bundle), threading.Event()
+    other = dataclasses.replace(order, model="another", usual=24)
+    later: list[bool] = []
+
+    def second() -> None:
+        began.set()
+        make(other, cache, lambda _: True)
+
+    thread = threading.Thread(target=second)
+
+    def first(_: float) -> bool:
+        if not began.is_set():
+            thread.start()
+            assert began.wait(20)
+            thread.join(0.2)
+        later.append(thread.is_alive())
+        return True
+
+    make(order, cache, first)
+    thread.join()
+    assert all(later)
+    assert [cache.find(each) is not None for each in (order, other)] == [True, True]
+
+
+def test_an_engine_that_is_there_waits_for_nobody(cache: EngineCache, order: Order) -> None:
+    cache.keep(order, PLAN, 1.0, LAYERS)
+    with cache.locked():
+        assert make(order, cache, lambda _: True).plan == PLAN
+
+
+def test_a_lock_is_never_removed_while_others_may_hold_it(cache: EngineCache, order: Order) -> None:
+    with cache.locked():
+        for number in range(2, 6):
+            cache.keep(dataclasses.replace(order, recipe=number), PLAN, 1.0, LAYERS)
+        assert (cache.folder / "build.lock").exists()
+
+
+def test_what_a_service_keeps_can_be_read_by_everybody_and_its_lock_be_taken(tmp_path: Path, order: Order) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    before = os.umask(0o027)
+    try:
+        with cache.locked():
+            path = cache.keep(order, PLAN, 1.0, LAYERS)
+    finally:
+        os.umask(before)
+    modes = [each.stat().st_mode & 0o777 for each in (path, cache.folder, cache.folder / "build.lock")]
+    assert modes == [0o644, 0o755, 0o666]
+
+
+def test_an_engine_is_kept_where_its_times_are_not(
+    gpu: machine.Gpu, bundle: ModelBundle, cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = runtime.order(bundle)
+    (cache.folder / "timing-10.3.0-8.7.cache").mkdir(parents=True)
+    made = make(order, cache, lambda _: True)
+    assert made.path == cache.path(order)
+    assert cache.find(order) is not None
+    assert "the next build takes them again: " in caplog.text
+
+
+def test_an_engine_that_is_made_anew_replaces_the_kept_one_only_where_that_succeeds(
+    gpu: machine.Gpu, bundle: ModelBundle, cache: EngineCache
+) -> None:
+    order = runtime.order(bundle)
+    cache.keep(order, PLAN, 1.0, LAYERS)
+    tensorrt.FAULTS.no_memory = True
+    with pytest.raises(RuntimeFailed, match="out of memory"):
+        make(order, cache, lambda _: True, anew=True)
+    found = cache.find(order)
+    assert found is not None
+    assert found.plan == PLAN
+    tensorrt.FAULTS.no_memory = False
+    made = make(order, cache, lambda _: True, anew=True)
+    assert made.plan != PLAN
+    found = cache.find(order)
+    assert found is not None
+    assert found.plan == made.plan
 
 
 def test_what_is_made_is_kept_and_found_the_next_time(
@@ -253,7 +341,8 @@ def test_what_is_made_is_kept_and_found_the_next_time(
     assert again.plan == first.plan
     assert [layer.kind for layer in first.layers] == ["Cast", "Myelin"]
     assert parts[-1] == 1.0
-    assert cache.timing() == b"timing:."
+    assert cache.timing(order).endswith(b":.")
+    assert (cache.folder / "timing-10.3.0-8.7.cache").read_bytes() == cache.timing(order)
     assert gpu.left() == {}
 
 

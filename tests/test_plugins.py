@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from edge_app import doctor
 from firmware import plugins
 from firmware.camera import Camera
 from firmware.clock import ManualClock
@@ -18,6 +21,11 @@ from firmware.specimens import KINDS
 from firmware.zaxis import ZAxis
 from model_export.evaluate import load_set, set_names
 from model_export.recipe import load_recipe, recipe_names
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FOLDERS = (
     "firmware.cameras",
@@ -120,7 +128,37 @@ def test_every_simulated_board_opens_homes_and_moves(board: str) -> None:
 def test_every_runtime_says_what_is_missing_and_can_load(plugin: str) -> None:
     module = plugins.load("edge_app.runtimes", plugin)
     assert isinstance(module.missing(), str)
-    assert callable(module.load)
+    assert list(inspect.signature(module.load).parameters) == ["bundle", "threads"]
+    if hasattr(module, "preparation"):
+        assert list(inspect.signature(module.preparation).parameters) == ["bundle"]
+
+
+def test_every_sdk_is_known_wherever_sdks_are_listed() -> None:
+    table = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    laws = {law["id"]: law for law in table["importlinter"]["contracts"]}
+    untyped = {one.removesuffix(".*") for override in table["mypy"]["overrides"] for one in override["module"]}
+    forbidden = set(laws["sdks-in-drivers"]["forbidden_modules"])
+    assert forbidden <= set(SDKS)
+    assert forbidden <= untyped
+    assert forbidden - {"libcamera"} <= set(doctor.OPTIONAL)
+    imported = {name for folder in FOLDERS[:4] for path in sources(folder) for name in lazily(path)}
+    assert imported <= set(SDKS) | {"numpy", "pydantic"}
+
+
+def sources(package: str) -> list[Path]:
+    folder = Path(str(plugins.__file__)).parents[1] / package.replace(".", "/")
+    return sorted(folder.glob("*.py"))
+
+
+def lazily(path: Path) -> set[str]:
+    """What a file imports beyond the standard library and us."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"firmware", "edge_app"}
 
 
 @each("edge_app.tasks")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_app import runtime as runtimes
 from edge_app.bundle import factory_bundles, read
 from edge_app.errors import RuntimeFailed
+from edge_app.model import open_model
 from firmware import plugins
 
 USABLE = sorted(name for name, missing in runtimes.available().items() if not missing)
@@ -69,3 +71,29 @@ def test_a_model_that_the_fastest_runtime_answers_wrongly_is_served_by_the_next(
     )
     assert runtimes.open_runtime(bundle).name == "onnxruntime"
     assert "openvino answers" in caplog.text
+
+
+class Failing:
+    """A runtime that fails in its own words."""
+
+    name, note = "failing", ""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def infer(self, counts: object) -> dict[str, NDArray[np.float32]]:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeFailed("the GPU is broken: restart the service"), "^the GPU is broken: restart the service$"),
+        (ValueError("odd"), "^failing failed on .*: odd; restart the server$"),
+    ],
+)
+def test_a_runtime_that_fails_is_told_with_one_cure(error: Exception, told: str) -> None:
+    path = factory_bundles()[0]
+    model = dataclasses.replace(open_model(path, "onnxruntime"), runtime=Failing(error))
+    with pytest.raises(RuntimeFailed, match=told):
+        model.infer(read(path).golden_in)

@@ -178,6 +178,13 @@ def test_an_idle_service_ends_at_once(service: Callable[..., Service], signals: 
     assert "STOPPING=1" in running.systemd.told
 
 
+def test_a_driver_that_fails_to_close_does_not_spoil_a_stop(service: Callable[..., Service]) -> None:
+    running = service()
+    running.fault("clings")
+    ended(running, [signal.SIGTERM])
+    assert 'why="the bus is gone"' in running.log
+
+
 @pytest.mark.parametrize(
     "signals",
     [[signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]],

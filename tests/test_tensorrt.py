@@ -93,55 +93,6 @@ def test_no_patches_are_no_answers(execution: Execution, order: Order) -> None:
     assert {name: values.shape for name, values in answers.items()} == dict.fromkeys(order.outputs, (0,))
 
 
-def test_the_usual_batch_is_replayed_and_others_are_not(
-    gpu: machine.Gpu, execution: Execution, counts: NDArray[np.uint8], truth: dict[str, NDArray[np.float32]]
-) -> None:
-    right(execution.infer(counts[:48]), truth, slice(48))
-    assert gpu.launches == 1
-    right(execution.infer(counts[:47]), truth, slice(47))
-    assert gpu.launches == 1
-    right(execution.infer(counts[20:68]), truth, slice(20, 68))
-    assert gpu.launches == 2
-
-
-def test_a_replay_is_to_the_bit_what_the_ordinary_way_gives(
-    gpu: machine.Gpu, plan: bytes, order: Order, execution: Execution, counts: NDArray[np.uint8]
-) -> None:
-    gpu.no_graphs = True
-    ordinary = Execution(plan, order)
-    replayed = execution.infer(counts[:48])
-    for name, values in ordinary.infer(counts[:48]).items():
-        np.testing.assert_array_equal(values, replayed[name])
-    assert gpu.launches == 1
-    ordinary.close()
-
-
-def test_without_graphs_it_serves_and_says_so_once(
-    gpu: machine.Gpu, plan: bytes, order: Order, counts: NDArray[np.uint8],
-    truth: dict[str, NDArray[np.float32]], caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    gpu.no_graphs = True
-    execution = Execution(plan, order)
-    for _ in range(2):
-        right(execution.infer(counts[:48]), truth, slice(48))
-    (said,) = [record.message for record in caplog.records if "CUDA graph" in record.message]
-    assert said.endswith("costs some time a frame: the driver has no cuGraphInstantiateWithFlags")
-    execution.close()
-    assert gpu.left() == {}
-
-
-@pytest.mark.parametrize("call", ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags"])
-def test_a_recording_that_fails_leaves_a_stream_that_works(
-    gpu: machine.Gpu, plan: bytes, order: Order, counts: NDArray[np.uint8],
-    truth: dict[str, NDArray[np.float32]], call: str,
-) -> None:  # fmt: skip
-    gpu.faults[call] = pycuda.LogicError(call)
-    execution = Execution(plan, order)
-    right(execution.infer(counts[:48]), truth, slice(48))
-    assert gpu.launches == 0
-    execution.close()
-
-
 def test_answers_stay_as_they_are_while_somebody_holds_them(
     execution: Execution, counts: NDArray[np.uint8], truth: dict[str, NDArray[np.float32]]
 ) -> None:
@@ -320,15 +271,6 @@ def test_after_a_refusal_no_copy_is_under_way_that_uses_memory_of_the_next_batch
     with pytest.raises(RuntimeFailed, match="myelin"):
         execution.infer(counts[:30])
     assert [len(stream.lane.todo) for stream in gpu.streams.values()] == [0, 0]
-
-
-def test_a_launch_that_fails_is_a_sentence(
-    gpu: machine.Gpu, execution: Execution, counts: NDArray[np.uint8], truth: dict[str, NDArray[np.float32]]
-) -> None:
-    gpu.faults["cuGraphLaunch"] = pycuda.LogicError("odd")
-    with pytest.raises(RuntimeFailed, match=r"cuGraphLaunch: error 1 \(CUDA_ERROR_INVALID_VALUE\)"):
-        execution.infer(counts[:48])
-    right(execution.infer(counts[:48]), truth, slice(48))
 
 
 def test_after_an_error_that_breaks_the_context_it_asks_for_a_restart(

@@ -93,13 +93,22 @@ def test_a_network_of_another_input_is_refused(gpu: machine.Gpu, order: Order) -
         engine.build(dataclasses.replace(order, patch_px=448), lambda _: True)
 
 
-def test_a_damaged_timing_cache_does_not_hinder(gpu: machine.Gpu, order: Order) -> None:
+def test_a_timing_cache_that_is_damaged_or_of_another_gpu_does_not_hinder(gpu: machine.Gpu, order: Order) -> None:
     with sdk.device().current():
         first = engine.build(order, lambda _: True)
         again = engine.build(order, lambda _: True, first.timing)
         damaged = engine.build(order, lambda _: True, b"\0\1")
+        foreign = engine.build(order, lambda _: True, b"timing of another GPU:")
     assert again.timing == first.timing + b"."
-    assert damaged.timing == first.timing
+    assert (damaged.timing, foreign.timing) == (first.timing, first.timing)
+
+
+def test_a_tensorrt_that_takes_no_timing_cache_builds_all_the_same(gpu: machine.Gpu, order: Order) -> None:
+    tensorrt.FAULTS.no_timing = True
+    with sdk.device().current():
+        built = engine.build(order, lambda _: True)
+    assert built.plan
+    assert built.timing == b""
 
 
 def test_the_layers_of_an_engine_have_names_types_and_formats(gpu: machine.Gpu, plan: bytes, order: Order) -> None:
@@ -108,6 +117,16 @@ def test_the_layers_of_an_engine_have_names_types_and_formats(gpu: machine.Gpu, 
         found = engine.layers(opened)
         del opened, _
     assert found == (engine.Layer("cast", "Cast", "Float"), engine.Layer("the whole network", "Myelin", "Float"))
+
+
+@pytest.mark.parametrize("told", ["{", "[]", "null", '{"Layers": null}', '{"Layers": 3}'])
+def test_layers_that_are_told_in_an_odd_form_are_none(gpu: machine.Gpu, plan: bytes, order: Order, told: str) -> None:
+    tensorrt.FAULTS.layers = told
+    with sdk.device().current():
+        _, opened = engine.open_engine(plan, order.label)
+        found = engine.layers(opened)
+        del opened, _
+    assert found == ()
 
 
 def test_errors_of_tensorrt_are_in_the_log(gpu: machine.Gpu, order: Order, caplog: pytest.LogCaptureFixture) -> None:

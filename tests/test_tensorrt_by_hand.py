@@ -13,8 +13,10 @@ import stand_in_jetson as jetson
 import stand_in_tensorrt as tensorrt
 from typer.testing import CliRunner
 
-from edge_app.bundle import FACTORY
+from edge_app.bundle import FACTORY, read
 from edge_app.errors import RuntimeFailed
+from edge_app.nvidia.cache import EngineCache
+from edge_app.runtimes import tensorrt as tensorrt_runtime
 from model_export import engine
 from model_export.cli import app
 
@@ -58,6 +60,14 @@ def test_an_engine_that_answers_wrongly_is_an_error_and_the_others_are_made(gpu:
     result = tell(GREY, "--json")
     assert result.exit_code == 1
     assert "off by 0.05" in json.loads(result.stdout)["engines"][0]["error"]
+
+
+def test_an_engine_that_is_kept_but_cannot_be_loaded_is_built_anew(gpu: machine.Gpu, tmp_path: Path) -> None:
+    order = tensorrt_runtime.order(read(FACTORY / f"{GREY}.parfocal"))
+    EngineCache(tmp_path / "engines").keep(order, b"of a TensorRT that says the same version", 1.0, ())
+    first, second = (json.loads(tell(GREY, "--json").stdout)["engines"][0] for _ in range(2))
+    assert (first["error"], first["found"]) == ("", False)
+    assert (second["error"], second["found"]) == ("", True)
 
 
 def test_a_network_that_tensorrt_refuses_is_an_error(gpu: machine.Gpu) -> None:

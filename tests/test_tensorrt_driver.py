@@ -26,9 +26,9 @@ def gpu(tmp_path: Path) -> Iterator[machine.Gpu]:
         yield gpu
 
 
-def test_a_gpu_is_told_by_name_capability_memory_and_cuda(gpu: machine.Gpu) -> None:
+def test_a_gpu_is_told_by_name_capability_memory_cuda_and_size(gpu: machine.Gpu) -> None:
     found = driver.probe()
-    assert found == driver.Gpu("Stand-in GPU", (8, 7), 8 * 2**30, "12.6")
+    assert found == driver.Gpu("Stand-in GPU", (8, 7), 8 * 2**30, "12.6", 8)
     assert found.architecture == "8.7"
 
 

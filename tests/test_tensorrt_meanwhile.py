@@ -17,6 +17,7 @@ import pytest
 import stand_in_gpu as machine
 import stand_in_jetson as jetson
 import stand_in_tensorrt as tensorrt
+from numpy.typing import NDArray
 
 from edge_app import runtime as runtimes
 from edge_app.bundle import FACTORY, ModelBundle, read
@@ -67,6 +68,8 @@ def test_onnx_runtime_serves_until_the_engine_is_built(gpu: machine.Gpu, bundle:
     assert served.note.startswith("the TensorRT engine is being built, ")
     is_right(served, bundle)
     assert ended(bundle).error == ""
+    assert served.note == "the TensorRT engine is built and takes over at the next look"
+    assert gpu.launches == 1, "what was recorded was asked too, before it serves"
     is_right(served, bundle)
     assert (served.name, served.note) == ("tensorrt", "")
 
@@ -96,6 +99,7 @@ def test_the_engine_is_found_at_the_next_start(gpu: machine.Gpu, bundle: ModelBu
     background.stop_all()
     again = opened(bundle, builds=False)
     assert (again.name, again.note) == ("tensorrt", "")
+    assert gpu.launches > 0, "what was recorded was asked too, before it serves"
     assert background._builds == {}
 
 
@@ -115,8 +119,19 @@ def test_a_model_source_builds_only_where_it_may(gpu: machine.Gpu, bundle: Model
 
 
 def test_without_a_name_tensorrt_is_preferred(gpu: machine.Gpu, bundle: ModelBundle) -> None:
-    served = runtimes.open_runtime(bundle, "", 1)
-    assert isinstance(served, runtimes.Meanwhile)
+    served = runtimes.open_runtime(bundle, "", 1, builds=True)
+    assert "the TensorRT engine is being built" in served.note
+    ended(bundle)
+    background.stop_all()
+    assert runtimes.open_runtime(bundle, "", 1).name == "tensorrt"
+
+
+def test_one_look_without_a_name_is_by_the_fastest_that_can_serve_now(
+    gpu: machine.Gpu, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert runtimes.open_runtime(bundle, "", 1).name == "openvino"
+    assert "tensorrt has not been prepared for this model" in caplog.text
+    assert background._builds == {}
 
 
 def test_two_models_of_one_bundle_share_one_build(gpu: machine.Gpu, bundle: ModelBundle) -> None:
@@ -249,13 +264,91 @@ def test_another_gpu_tensorrt_or_network_is_built_anew(
     assert served.name == "tensorrt"
 
 
-def test_a_kept_engine_that_cannot_be_loaded_is_discarded(
+def test_a_kept_engine_that_cannot_be_loaded_stays_until_another_is_built(
     gpu: machine.Gpu, bundle: ModelBundle, tmp_path: Path
 ) -> None:
     cache, order = EngineCache(tmp_path / "engines"), runtime.order(bundle)
-    cache.keep(order, b"of a TensorRT that says the same version", 1.0, ())
-    assert "has to be built anew" in opened(bundle, builds=False).note
-    assert "is being built" in opened(bundle).note
+    path = cache.keep(order, b"of a TensorRT that says the same version", 1.0, ())
+    old = path.read_bytes()
+    assert "build it anew" in opened(bundle, builds=False).note
+    served = opened(bundle)
+    assert "is being built" in served.note
+    assert path.read_bytes() == old
+    ended(bundle)
+    is_right(served, bundle)
+    assert served.name == "tensorrt"
+    assert path.read_bytes() != old
+
+
+def test_a_good_engine_that_finds_no_memory_stays(gpu: machine.Gpu, bundle: ModelBundle, tmp_path: Path) -> None:
+    cache, order = EngineCache(tmp_path / "engines"), runtime.order(bundle)
+    kept = make(order, cache, lambda _: True)
+    tensorrt.FAULTS.no_memory = True
+    jetson.tell_builders()
+    assert "(out of memory); free some memory" in opened(bundle, builds=False).note
+    served = opened(bundle)
+    ended(bundle)
+    assert "could not be built: " in served.note
+    tensorrt.FAULTS.no_memory = False
+    found = cache.find(order)
+    assert found is not None
+    assert found.plan == kept.plan
+    assert opened(bundle, builds=False).name == "tensorrt"
+
+
+def test_an_engine_of_the_service_that_cannot_be_loaded_is_not_said_to_be_discarded(
+    gpu: machine.Gpu, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(runtime, "SHARED", tmp_path / "shared")
+    path = EngineCache(tmp_path / "shared").keep(runtime.order(bundle), b"of another", 1.0, ())
+    assert opened(bundle, builds=False).name == "onnxruntime"
+    assert path.exists()
+    assert "discarded" not in caplog.text
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["after_a_change_over", "from_the_cache"])
+def test_a_gpu_that_fails_in_service_is_given_up_for_onnx_runtime(
+    gpu: machine.Gpu, bundle: ModelBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: bool
+) -> None:
+    if kept:
+        make(runtime.order(bundle), EngineCache(tmp_path / "engines"), lambda _: True)
+    served = opened(bundle)
+    if not kept:
+        ended(bundle)
+    is_right(served, bundle)
+    assert (served.name, served.note) == ("tensorrt", "")
+    gpu.kill("an illegal memory access was encountered")
+    for _ in range(2):
+        is_right(served, bundle)
+        assert served.name == "onnxruntime"
+    assert served.note.endswith("; tensorrt is given up until the next start; onnxruntime serves")
+    assert [r.levelno for r in caplog.records if "is given up" in r.message] == [logging.WARNING]
+
+
+def test_a_spare_runtime_that_answers_wrongly_does_not_take_over(
+    gpu: machine.Gpu, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    wrong = {name: values + 1.0 for name, values in bundle.golden_out.items()}
+    tensorrt.FAULTS.wrong_by = 1.0
+    make(runtime.order(bundle), EngineCache(tmp_path / "engines"), lambda _: True)
+    served = opened(dataclasses.replace(bundle, golden_out=wrong))
+    assert served.name == "tensorrt"
+    gpu.kill("an illegal memory access was encountered")
+    with pytest.raises(RuntimeFailed, match=r"onnxruntime answers .* wrongly"):
+        served.infer(bundle.golden_in)
+
+
+def test_onnx_runtime_that_fails_is_given_up_for_nothing(gpu: machine.Gpu, bundle: ModelBundle) -> None:
+    class Failing:
+        name, note = "onnxruntime", ""
+
+        def infer(self, counts: object) -> dict[str, NDArray[np.float32]]:
+            raise RuntimeFailed("no")
+
+    served = runtimes.Meanwhile(Failing(), "tensorrt", bundle, lambda: pytest.fail("there is no other"))
+    with pytest.raises(RuntimeFailed, match="no"):
+        served.infer(bundle.golden_in)
 
 
 def test_the_thread_that_infers_is_the_one_that_changes_over(gpu: machine.Gpu, bundle: ModelBundle) -> None:

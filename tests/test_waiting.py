@@ -1,24 +1,21 @@
-"""A service without a board answers why, tries again by itself, and becomes a served board without a restart."""
+"""A service without a board answers why; health says what works, and where a broken configuration has it listen."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from living import NOT_SERVING, SERVING, TROUBLE, describe, health, waiting
+from numpy.typing import NDArray
+from oracle import Oracle
 
-from edge_app.config import Settings, listen_anyway
-from edge_app.errors import AddressInUse, BadSettings, NotReady
-from edge_app.front import Front
-from edge_app.lifetime import Lifetime, Plan
+from edge_app.config import listen_anyway
+from edge_app.errors import NotReady, RuntimeFailed
 from edge_app.services import version
 from edge_app.statuses import error_of
 from edge_app.stubs.parfocal.v1 import microscope_pb2
@@ -29,46 +26,7 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 WAIT_S = 20.0
-TROUBLE = "there is no board 'sumilated'; correct board in parfocal.toml"
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 METHODS = [(service, method) for service in (*SERVICES, *SIMULATION) for method in service.methods]
-TINY = Settings(board="simulated_tiny", bundle="none")
-
-
-@asynccontextmanager
-async def waiting() -> AsyncIterator[tuple[Front, grpc.aio.Channel]]:
-    """A front without a board, and a channel to it."""
-    front = Front()
-    address = front.bind("127.0.0.1:0")
-    await front.turn_away(TROUBLE)
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield front, channel
-    finally:
-        await front.stop()
-
-
-async def health(channel: grpc.aio.Channel, name: str = "") -> int:
-    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
-    return int(reply.status)
-
-
-async def describe(channel: grpc.aio.Channel) -> microscope_pb2.DescribeReply:
-    reply = await MicroscopeServiceStub(channel).Describe(
-        microscope_pb2.DescribeRequest(), timeout=WAIT_S, wait_for_ready=True
-    )
-    assert isinstance(reply, microscope_pb2.DescribeReply)
-    return reply
-
-
-async def until(so: Callable[[], Awaitable[bool]]) -> None:
-    """Let the loop turn until something is so."""
-
-    async def wait() -> None:
-        while not await so():
-            await asyncio.sleep(0.02)
-
-    await asyncio.wait_for(wait(), WAIT_S)
 
 
 # The room.
@@ -154,147 +112,24 @@ async def test_a_condemned_board_serves_nothing_and_says_why(bench: Bench) -> No
             await MicroscopeServiceStub(channel).Home(microscope_pb2.HomeRequest())
 
 
-# The life around it.
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Give the process its signal handlers back."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-class Reader:
-    """Settings that may be broken for a while."""
-
-    def __init__(self, broken: str = "") -> None:
-        self.broken = broken
-        self.settings = TINY
-        self.reads = 0
-
-    def __call__(self) -> Settings:
-        self.reads += 1
-        if self.broken:
-            raise BadSettings(self.broken)
-        return self.settings
-
-
-@asynccontextmanager
-async def alive(read: Reader, listen: str = "127.0.0.1:0", pause_s: float = 0.05) -> AsyncIterator[str]:
-    """A service that stays up; ended by SIGTERM. Gives its address."""
-    said: asyncio.Queue[str] = asyncio.Queue()
-    plan = Plan(read, lambda: listen, said.put_nowait, stays_up=True, first_pause_s=pause_s)
-    living = asyncio.create_task(Lifetime(plan).live())
-    yield await asyncio.wait_for(said.get(), WAIT_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(living, WAIT_S)
-
-
-async def test_a_corrected_configuration_heals_the_service_by_itself(signals: None) -> None:
-    read = Reader(TROUBLE)
-    async with alive(read) as address, grpc.aio.insecure_channel(address) as channel:
-        assert (await describe(channel)).trouble == TROUBLE
-        read.broken = ""
-        await until(lambda: served(channel))
-        assert await health(channel) == SERVING
-
-
-async def served(channel: grpc.aio.Channel) -> bool:
-    return (await describe(channel)).board == "simulated_tiny"
-
-
-async def test_sighup_tries_again_at_once(signals: None) -> None:
-    read = Reader(TROUBLE)
-    async with alive(read, pause_s=3600) as address, grpc.aio.insecure_channel(address) as channel:
-        read.broken = ""
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: served(channel))
-
-
-async def test_sighup_opens_a_served_board_anew_by_the_configuration_of_then(signals: None) -> None:
-    read = Reader()
-    async with alive(read) as address, grpc.aio.insecure_channel(address) as channel:
-        assert (await describe(channel)).strategies[0] != "sweep"
-        read.settings = TINY.model_copy(update={"strategy": "sweep"})
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: goes_by(channel, "sweep"))
-
-
-async def goes_by(channel: grpc.aio.Channel, strategy: str) -> bool:
-    return list((await describe(channel)).strategies)[:1] == [strategy]
-
-
-@pytest.mark.parametrize("fault", ["unreadable", "a board that does not exist"])
-async def test_a_configuration_that_cannot_be_used_leaves_the_board_that_is_served_alone(
-    signals: None, fault: str
+async def test_health_says_that_focusing_does_not_work_from_when_a_model_fails_until_it_answers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Reader()
-    async with alive(read) as address, grpc.aio.insecure_channel(address) as channel:
-        reads = read.reads
-        if fault == "unreadable":
-            read.broken = TROUBLE
-        else:
-            read.settings = TINY.model_copy(update={"board": "sumilated"})
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(lambda: asyncio.sleep(0, read.reads > reads))
-        await asyncio.sleep(0.1)
-        assert (await describe(channel)).board == "simulated_tiny"
-        assert await health(channel) == SERVING
+    async with waiting() as (front, channel):
+        await front.offer(bench.appliance)
+        monkeypatch.setattr(Oracle, "infer", out_of_memory)
+        assert isinstance(bench.appliance.measure().exception(WAIT_S), RuntimeFailed)
+        await front.refresh()
+        said = {name: await health(channel, name) for name in ("", *(service.full_name for service in SERVICES))}
+        assert {name for name, status in said.items() if status == NOT_SERVING} == {"", "parfocal.v1.FocusService"}
+        monkeypatch.undo()
+        bench.appliance.measure().result(WAIT_S)
+        await front.refresh()
+        assert await health(channel, "parfocal.v1.FocusService") == await health(channel) == SERVING
 
 
-async def test_a_board_that_cannot_be_opened_leaves_a_service_that_says_why(signals: None, tmp_path: Path) -> None:
-    damaged = tmp_path / "damaged.parfocal"
-    damaged.write_bytes(b"no bundle")
-    read = Reader()
-    read.settings = TINY.model_copy(update={"bundle": str(damaged)})
-    async with alive(read) as address, grpc.aio.insecure_channel(address) as channel:
-        assert "damaged.parfocal" in (await describe(channel)).trouble
-
-
-async def test_a_taken_address_is_tried_again(signals: None) -> None:
-    first = Front()
-    address = first.bind("127.0.0.1:0")
-    await first.turn_away(TROUBLE)
-    read = Reader()
-    plan = Plan(read, lambda: address, stays_up=True, first_pause_s=0.05)
-    living = asyncio.create_task(Lifetime(plan).live())
-    await asyncio.sleep(0.2)
-    assert read.reads == 0
-    await first.stop()
-    async with grpc.aio.insecure_channel(address) as channel:
-        await until(lambda: served(channel))
-    os.kill(os.getpid(), signal.SIGTERM)
-    await living
-
-
-async def test_by_hand_a_configuration_that_cannot_be_used_ends_the_service(signals: None) -> None:
-    with pytest.raises(BadSettings, match="sumilated"):
-        await Lifetime(Plan(Reader(TROUBLE), lambda: "127.0.0.1:0")).live()
-
-
-async def test_by_hand_a_taken_address_ends_the_service_before_anything_is_opened(signals: None) -> None:
-    async with waiting() as (front, _):
-        read = Reader()
-        with pytest.raises(AddressInUse, match="choose another"):
-            await Lifetime(Plan(read, lambda: front.address)).live()
-    assert read.reads == 0
-
-
-async def test_pauses_between_tries_double_up_to_the_longest(signals: None) -> None:
-    pauses: list[float] = []
-
-    class Watched(Lifetime):
-        async def _wait(self, pause_s: float) -> None:
-            pauses.append(pause_s)
-            if len(pauses) == 5:
-                self._ended.set()
-
-    plan = Plan(Reader(TROUBLE), lambda: "127.0.0.1:0", stays_up=True, first_pause_s=5.0, longest_pause_s=30.0)
-    await Watched(plan).live()
-    assert pauses == [5.0, 10.0, 20.0, 30.0, 30.0]
+def out_of_memory(_oracle: Oracle, _counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    raise MemoryError("the accelerator is out of memory")
 
 
 # Where a broken configuration has the service listen.
@@ -326,3 +161,21 @@ def test_the_address_is_salvaged_from_a_broken_configuration(
     if variable is not None:
         clean_environment.setenv("PARFOCAL_LISTEN", variable)
     assert listen_anyway(path, flag) == found
+
+
+@pytest.mark.parametrize("file", ["listen = ", "listen = 3", None])
+def test_a_service_stays_at_its_address_when_the_configuration_becomes_unreadable(
+    file: str | None, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "parfocal.toml"
+    if file is not None:
+        path.write_text(file)
+    assert listen_anyway(path, before="0.0.0.0:4") == "0.0.0.0:4"
+
+
+def test_a_configuration_that_no_longer_names_an_address_means_the_default(
+    tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "parfocal.toml"
+    path.write_text('board = "simulated"')
+    assert listen_anyway(path, before="0.0.0.0:4") == "127.0.0.1:50051"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import socket
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import CHUNK_UM, Bench, HeldClock, open_bench, small_board
+from living import Heard, listening
 from stand_in_systemd import rules_of, seconds
 
 from edge_app.appliance import Appliance
@@ -30,34 +29,7 @@ from firmware.microscope import JUDGING_S, Microscope, open_microscope
 WAIT_S = 20.0
 
 
-class Heard:
-    """systemd's end of the notification socket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "n")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
-        self._socket.setblocking(False)
-
-    def __call__(self) -> list[str]:
-        said: list[str] = []
-        with suppress(BlockingIOError):
-            while True:
-                said.append(self._socket.recv(4096).decode())
-        return said
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
-    opened = Heard(tmp_path)
-    monkeypatch.setenv("NOTIFY_SOCKET", opened.path)
-    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
-    monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    yield opened
-    opened.close()
+heard = pytest.fixture(listening)
 
 
 @pytest.fixture
@@ -324,6 +296,35 @@ def test_a_condemned_appliance_refuses_movers_and_measurers_and_never_moves_agai
         bench.appliance.measure()
     with pytest.raises(MotionStopped):
         bench.microscope.axis.move_to(1.0)
+
+
+def test_a_job_that_ends_after_all_does_not_let_a_condemned_axis_go(bench: Bench) -> None:
+    job = bench.appliance.run("late", lambda _: bench.appliance.condemn("the hardware thread hangs"))
+    job.result.result(WAIT_S)
+    bench.appliance._closing = True
+    with bench.appliance._wake:
+        bench.appliance._wake.notify()
+    bench.appliance._thread.join(WAIT_S)
+    assert bench.halted.is_set()
+
+
+def test_nothing_comes_between_whether_an_axis_is_condemned_and_letting_it_go(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance, axis, held = bench.appliance, bench.microscope.axis, []
+    let_go, stop = axis.release, axis.stop
+
+    def noting(call: Callable[[], None]) -> None:
+        held.append(appliance._wake._is_owned())  # type: ignore[attr-defined]
+        call()
+
+    monkeypatch.setattr(axis, "release", lambda: noting(let_go))
+    monkeypatch.setattr(axis, "stop", lambda: noting(stop))
+    appliance.run("first", lambda _: None).result.result(WAIT_S)
+    appliance.run("second", lambda _: None).result.result(WAIT_S)
+    appliance.condemn("the hardware thread hangs")
+    assert len(held) >= 2
+    assert all(held)
 
 
 # The stand-in that the service is tried with.

@@ -18,7 +18,7 @@ from edge_app.nvidia.build import write_order
 from edge_app.nvidia.order import Order
 
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "edge_app.nvidia.build")
-"""What is started; it is given PLAN_FD and FOLDER."""
+"""What is started; it is given PLAN_FD and FOLDER, and "anew" where a kept engine does not do."""
 
 _TAIL_CHARS = 300
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Build:
     """A process that builds; `progress` is 0 to 1, `error` a sentence once it has failed, `plan` what it built."""
 
-    def __init__(self, order: Order, folder: Path) -> None:
+    def __init__(self, order: Order, folder: Path, anew: bool = False) -> None:
         self.progress = 0.0
         self.error = ""
         self.plan = b""
@@ -37,7 +37,7 @@ class Build:
         self._lock = threading.Lock()
         self._plan_file = os.memfd_create("parfocal-plan", os.MFD_CLOEXEC)
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [*COMMAND, str(self._plan_file), str(folder)],
+            [*COMMAND, str(self._plan_file), str(folder), *(["anew"] if anew else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -111,11 +111,11 @@ _builds: dict[str, Build] = {}
 _guard = threading.Lock()
 
 
-def build(order: Order, folder: Path) -> Build:
+def build(order: Order, folder: Path, anew: bool = False) -> Build:
     """The build of this key: the one that runs or has run in this process, or a new one."""
     with _guard:
         if order.key not in _builds:
-            _builds[order.key] = Build(order, folder)
+            _builds[order.key] = Build(order, folder, anew)
             _log.info("the TensorRT engine of %s is being built in the background", order.label)
         return _builds[order.key]
 

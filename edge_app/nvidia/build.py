@@ -1,6 +1,6 @@
 """The process that builds an engine, apart from the one that serves: a crash stays here, and its memory is given back.
 
-`python -m edge_app.nvidia.build PLAN_FD FOLDER` reads an order from its standard input (a line of JSON, and the
+`python -m edge_app.nvidia.build PLAN_FD FOLDER [anew]` reads an order from its standard input (a line of JSON, and the
 network's bytes), prints a line of JSON for each event, writes the plan to the descriptor PLAN_FD, and ends. It ends at
 once when its standard input is closed, as it is when whoever started it has died.
 """
@@ -30,7 +30,7 @@ _STEP = 0.01
 
 def main(arguments: Sequence[str]) -> int:
     """Build what standard input orders; gives the exit code."""
-    plan_descriptor, folder = int(arguments[0]), Path(arguments[1])
+    plan_descriptor, folder, anew = int(arguments[0]), Path(arguments[1]), "anew" in arguments[2:]
     os.nice(NICENESS)
     with suppress(OSError):
         # Where memory runs out this process goes, not the one that serves, whose score it has inherited.
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return True
 
     try:
-        kept = make(order, EngineCache(folder), progress)
+        kept = make(order, EngineCache(folder), progress, anew)
     except AppError as error:
         _say(failed=str(error))
         return 1

@@ -22,7 +22,7 @@ SHARED = Path("/var/cache/parfocal/engines")
 SUFFIX = ".engine"
 KEPT = 2
 _KEY_CHARS = 16
-_TIMING = "timing.cache"
+_LOCK = "build.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -143,37 +143,51 @@ class EngineCache:
             self.path(order).unlink()
 
     @contextmanager
-    def locked(self, order: Order) -> Iterator[None]:
-        """Only one process builds an engine of this key; others wait here, and then find it."""
+    def locked(self) -> Iterator[None]:
+        """Only one process builds in this folder, for each takes a lot of memory; others wait here."""
+        path = self.folder / _LOCK
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path(order).with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            self._make_folder()
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            _log.warning("no other process can be kept from building the same engine: %s", _why(self.folder, error))
+            told = f"{path} cannot be opened ({error.strerror or error})"
+            _log.warning("%s: nothing keeps another process from building an engine at the same time", told)
             yield
             return
+        with suppress(OSError):  # only its owner may, and has
+            os.fchmod(descriptor, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
 
-    def timing(self) -> bytes:
+    def timing(self, order: Order) -> bytes:
         """How long kernels took when an engine was built before, or nothing; TensorRT checks whether it fits."""
         try:
-            return (self.folder / _TIMING).read_bytes()
+            return self._timing_path(order).read_bytes()
         except OSError:
             return b""
 
-    def keep_timing(self, timing: bytes) -> None:
+    def keep_timing(self, order: Order, timing: bytes) -> None:
         """Write it for the next build. Raises as `keep`."""
-        self._write(self.folder / _TIMING, timing)
+        self._write(self._timing_path(order), timing)
+
+    def _timing_path(self, order: Order) -> Path:
+        return self.folder / f"timing-{_plain(order.tensorrt)}-{_plain(order.architecture)}.cache"
+
+    def _make_folder(self) -> None:
+        """The folder, which others than its owner may read whatever the umask says."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            self.folder.chmod(self.folder.stat().st_mode | 0o755)
 
     def _write(self, path: Path, data: bytes) -> None:
         unfinished = path.with_name(f".{path.name}.part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             with unfinished.open("wb") as file:
+                os.fchmod(file.fileno(), 0o644)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -193,7 +207,6 @@ class EngineCache:
             for path in others[KEPT - 1 :]:
                 _log.info("the engine %s is removed: newer ones of %s are kept", path, model)
                 path.unlink()
-                path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _unpacked(data: bytes, key: str, path: Path) -> KeptEngine:

@@ -14,7 +14,7 @@ LIBRARY = "libcuda.so.1"
 open_library: Callable[[str], Any] = ctypes.CDLL
 """How the driver's library is opened."""
 
-_MAJOR, _MINOR = 75, 76
+_MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 _NAME_BYTES = 256
 _CURES = {
     3: "restart the machine",
@@ -38,6 +38,7 @@ class Gpu:
     capability: tuple[int, int]
     memory_bytes: int
     cuda: str
+    multiprocessors: int
 
     @property
     def architecture(self) -> str:
@@ -91,12 +92,13 @@ def _first(library: Any) -> Gpu:
     _call(library, "cuDeviceGet", ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _call(library, "cuDeviceGetName", name, _NAME_BYTES, device)
-    major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-    _call(library, "cuDeviceGetAttribute", ctypes.byref(major), _MAJOR, device)
-    _call(library, "cuDeviceGetAttribute", ctypes.byref(minor), _MINOR, device)
+    major, minor, size, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    for value, attribute in ((major, _MAJOR), (minor, _MINOR), (size, _MULTIPROCESSORS)):
+        _call(library, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
     _call(library, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory.value, cuda)
+    capability = (major.value, minor.value)
+    return Gpu(name.value.decode(errors="replace"), capability, memory.value, cuda, size.value)
 
 
 def _call(library: Any, name: str, *arguments: Any) -> None:

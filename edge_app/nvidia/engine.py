@@ -37,7 +37,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Built:
-    """A serialised engine; `timing` are the kernels' times, which speed up the next build."""
+    """A serialised engine; `timing` are the kernels' times, which speed up the next build, or nothing."""
 
     plan: bytes
     build_s: float
@@ -65,8 +65,7 @@ def build(order: Order, progress: Progress, timing: bytes = b"") -> Built:
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _profile(builder, config, order)
-    cache = config.create_timing_cache(timing) or config.create_timing_cache(b"")
-    config.set_timing_cache(cache, False)
+    _use(timing, config)
     watch = monitor(trt, progress)
     config.progress_monitor = watch
     began_s = time.monotonic()
@@ -75,7 +74,8 @@ def build(order: Order, progress: Progress, timing: bytes = b"") -> Built:
     if plan is None:
         why = log.last_error or "it gave no reason"
         raise RuntimeFailed(f"TensorRT cannot build an engine for {order.label}: {why}; ONNX Runtime serves it")
-    return Built(bytes(plan), time.monotonic() - began_s, bytes(config.get_timing_cache().serialize()))
+    kept = config.get_timing_cache()
+    return Built(bytes(plan), time.monotonic() - began_s, b"" if kept is None else bytes(kept.serialize()))
 
 
 def open_engine(plan: bytes, label: str) -> tuple[Any, Any]:
@@ -90,16 +90,20 @@ def open_engine(plan: bytes, label: str) -> tuple[Any, Any]:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         why = log.last_error or "it gave no reason"
-        raise PlanRefused(f"TensorRT cannot load the engine of {label}: {why}; it has to be built anew")
+        raise PlanRefused(f"TensorRT cannot load the engine of {label}: {why}")
     return runtime, engine
 
 
 def layers(engine: Any) -> tuple[Layer, ...]:
-    """What an engine consists of."""
+    """What an engine consists of; nothing where the inspector tells it in a form that is not JSON."""
     trt = sdk.tensorrt()
     told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    found = json.loads(told).get("Layers", [])
-    return tuple(_layer(entry) for entry in found)
+    try:
+        found = json.loads(told)
+    except (TypeError, ValueError):
+        return ()
+    entries = found.get("Layers") if isinstance(found, dict) else None
+    return tuple(_layer(entry) for entry in entries) if isinstance(entries, list) else ()
 
 
 def _layer(entry: Any) -> Layer:
@@ -107,6 +111,13 @@ def _layer(entry: Any) -> Layer:
         return Layer(str(entry), "", "")
     formats = {str(out.get("Format/Datatype", "")) for out in entry.get("Outputs", []) if isinstance(out, dict)}
     return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "")), ", ".join(sorted(formats - {""})))
+
+
+def _use(timing: bytes, config: Any) -> None:
+    """Let a build use what an earlier one measured; TensorRT refuses what is damaged or of another device."""
+    cache = config.create_timing_cache(timing) if timing else None
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _parse(trt: Any, network: Any, order: Order) -> None:

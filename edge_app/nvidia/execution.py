@@ -11,7 +11,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,18 @@ from edge_app.errors import RuntimeFailed
 from edge_app.nvidia import engine as engines
 from edge_app.nvidia import graph as graphs
 from edge_app.nvidia import sdk
+from edge_app.nvidia.context import Context
 from edge_app.nvidia.layout import PIECE, Layout, Piece, equal_pieces, pieces
 from edge_app.nvidia.order import MOST, Order
 from edge_app.nvidia.pinned import AnswerPool
 
 _CLOSE_S = 5.0
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING; pycuda has no name for it. While another kind records, the legacy stream refuses work."""
+
+_opening = threading.Lock()
+"""Engines are loaded and recorded one after the other: what loading asks of the driver may break a recording."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +54,8 @@ class Execution:
         self._closed = False
         self._layout = Layout(order.patch_px, len(order.outputs))
         self._graph: graphs.Graph | None = None
-        with self._faults():
+        self._fixed: Context | None = None
+        with _opening, self._faults():
             try:
                 self._open(plan)
                 self._record()
@@ -92,19 +99,18 @@ class Execution:
         cuda, layout = self.device.cuda, self._layout
         self._runtime, self._engine = engines.open_engine(plan, self._order.label)
         self._check_tensors()
-        self._context, self._fixed = self._new_context(), self._new_context()
-        self._upload, self._compute = cuda.Stream(), cuda.Stream()
+        self._memory_bytes = max(1, int(self._engine.device_memory_size_v2))
+        self._memory = cuda.mem_alloc(self._memory_bytes)
+        self._context = self._new_context()
+        self._upload, self._compute = cuda.Stream(_NON_BLOCKING), cuda.Stream(_NON_BLOCKING)
         self._began, self._arrived = (cuda.Event(cuda.event_flags.DISABLE_TIMING) for _ in range(2))
         self._input = cuda.mem_alloc(layout.input_bytes)
         self._output = cuda.mem_alloc(layout.output_bytes)
         self._counts = cuda.pagelocked_empty((MOST, self._order.patch_px, self._order.patch_px, 3), np.uint8)
         self._answers = AnswerPool(self.device, layout.outputs, MOST)
 
-    def _new_context(self) -> Any:
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise RuntimeFailed(self._refused("give a context"))
-        return context
+    def _new_context(self) -> Context:
+        return Context(self._engine, self._order, int(self._memory), self._memory_bytes)
 
     def _check_tensors(self) -> None:
         """The engine's inputs and outputs are the bundle's, by name and type; their order may be another."""
@@ -136,7 +142,7 @@ class Execution:
             raise
         self._compute.synchronize()
 
-    def _enqueue(self, context: Any, run: list[Piece], counts: NDArray[np.uint8] | None) -> None:
+    def _enqueue(self, context: Context, run: list[Piece], counts: NDArray[np.uint8] | None) -> None:
         """Upload and compute piece by piece; None where the patches are in page-locked memory already."""
         cuda, order, layout = self.device.cuda, self._order, self._layout
         for piece in run:
@@ -147,15 +153,9 @@ class Execution:
             cuda.memcpy_htod_async(there, host, self._upload)
             # A wait is for the event as it was recorded last, so that one event does for all pieces.
             self._compute.wait_for_event(self._arrived.record(self._upload))
-            if not context.set_input_shape(order.input, (piece.size, *host.shape[1:])):
-                raise RuntimeFailed(self._refused(f"take a batch of {piece.size}"))
             addresses = {order.input: there}
             addresses |= {name: self._answer_at(row, piece) for row, name in enumerate(order.outputs)}
-            for name, address in addresses.items():
-                if not context.set_tensor_address(name, address):
-                    raise RuntimeFailed(self._refused(f"take the memory for {name}"))
-            if not context.execute_async_v3(self._compute.handle):
-                raise RuntimeFailed(self._refused("compute"))
+            context.compute(self._compute.handle, piece.size, addresses)
 
     def _download(self, run: list[Piece], answers: NDArray[np.float32]) -> None:
         for piece in run:
@@ -168,24 +168,24 @@ class Execution:
 
     def _record(self) -> None:
         """Record the usual batch as a graph, on a context whose shape never changes; without one it goes on too."""
+        if not self._order.steady:
+            return
         run = equal_pieces(self._order.usual)
+        fixed = self._fixed = self._new_context()
 
         def fork_and_enqueue() -> None:
             self._upload.wait_for_event(self._began.record(self._compute))
-            self._enqueue(self._fixed, run, None)
+            self._enqueue(fixed, run, None)
 
         self._counts[:] = 0
         # The first call after a change of shape does what cannot be recorded.
-        self._enqueue(self._fixed, run, None)
+        self._enqueue(fixed, run, None)
         self._compute.synchronize()
         try:
             self._graph = graphs.record(self._compute.handle, fork_and_enqueue)
         except (graphs.GraphError, RuntimeFailed, self.device.cuda.Error) as error:
-            _log.warning("no CUDA graph for %s, which costs some time a frame: %s", self._order.label, str(error))
-
-    def _refused(self, what: str) -> str:
-        why = sdk.logger().last_error or "it gave no reason"
-        return f"TensorRT refused to {what} for {self._order.label}: {why}"
+            self._fixed = None
+            _log.warning("no CUDA graph for %s, goes on without: %s", self._order.label, str(error))
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -227,7 +227,7 @@ class Execution:
         for name in ("_fixed", "_context", "_engine", "_runtime", "_arrived", "_began", "_upload", "_compute"):
             self.__dict__.pop(name, None)
         counts = self.__dict__.pop("_counts", None)
-        owned = [self.__dict__.pop(name, None) for name in ("_input", "_output")]
+        owned = [self.__dict__.pop(name, None) for name in ("_input", "_output", "_memory")]
         owned.append(None if counts is None else counts.base)
         answers = self.__dict__.pop("_answers", None)
         frees = [memory.free for memory in owned if memory is not None]

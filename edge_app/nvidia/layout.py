@@ -54,7 +54,7 @@ class Layout:
     @property
     def input_bytes(self) -> int:
         """Room for all pieces of the input."""
-        return MOST * self._patch_bytes + MOST_PIECES * _ALIGNED_BYTES + PIECE * self._patch_bytes
+        return MOST * self._patch_bytes + MOST_PIECES * _ALIGNED_BYTES
 
     @property
     def output_bytes(self) -> int:

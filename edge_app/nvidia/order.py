@@ -21,7 +21,8 @@ USUAL = 48
 class Order:
     """What goes into an engine.
 
-    `usual` is the batch that it is tuned for; `outputs` are the network's, by name.
+    `usual` is the batch that it is tuned for, and `steady` whether a frame gives that many rather than any number;
+    `outputs` are the network's, by name.
     """
 
     model: str
@@ -35,13 +36,15 @@ class Order:
     tensorrt: str
     gpu: str
     architecture: str
+    multiprocessors: int
+    steady: bool = True
     recipe: int = RECIPE
 
     @property
     def key(self) -> str:
-        """SHA-256 over all that makes one engine differ from another."""
+        """SHA-256 over all that makes one engine differ from another; GPUs of one name may differ in size."""
         told = {**self.described(), "onnx": hashlib.sha256(self.onnx).hexdigest()}
-        del told["label"], told["model"]
+        del told["label"], told["model"], told["steady"]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def described(self) -> dict[str, Any]:
@@ -60,10 +63,12 @@ def order_for(bundle: ModelBundle, gpu: Gpu, tensorrt: str) -> Order:
         patch_px=manifest.input.patch_px,
         outputs=tuple(manifest.outputs),
         usual=min(manifest.input.patches_at_most or USUAL, MOST),
-        precision=str(getattr(manifest, "precision", "fp32")),
+        precision=manifest.precision,
         tensorrt=tensorrt,
         gpu=gpu.name,
         architecture=gpu.architecture,
+        multiprocessors=gpu.multiprocessors,
+        steady=manifest.input.patches_at_most > 0,
     )
 
 

@@ -38,10 +38,12 @@ class OpenVino:
 
     def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """(N, P, P, 3) uint8 to (N,) float32 by output name."""
-        out = {name: np.empty(len(counts), np.float32) for name in self._outputs}
+        # The queue keeps the callback: one that knew `self` would keep the queue, where no garbage collector looks.
+        names = self._outputs
+        out = {name: np.empty(len(counts), np.float32) for name in names}
 
         def keep(request: Any, first: int) -> None:
-            for i, name in enumerate(self._outputs):
+            for i, name in enumerate(names):
                 answer = request.get_output_tensor(i).data
                 out[name][first : first + len(answer)] = answer
 

@@ -40,44 +40,48 @@ class TensorRt:
 
 @dataclass(frozen=True)
 class Preparation:
-    """An engine that has to be built before the bundle can be loaded; a process of its own does that."""
+    """An engine that has to be built before the bundle can be loaded; a process of its own does that.
+
+    `anew` builds it though one is kept, which stays unless the new one can be loaded.
+    """
 
     order: Order
     cache: EngineCache
+    anew: bool = False
     what: str = "the TensorRT engine"
 
     def start(self) -> Build:
         """Build it, at most once a process."""
-        return background.build(self.order, self.cache.folder)
+        return background.build(self.order, self.cache.folder, self.anew)
 
     def load(self, build: Build) -> TensorRt:
         """What was built, from memory: it may not have been possible to keep it."""
-        return TensorRt(Execution(build.plan, self.order))
+        return _opened(build.plan, self.order)
 
 
 def preparation(bundle: ModelBundle) -> Preparation | None:
     """What has to be built first, or None if `load` finds an engine for this bundle, GPU and TensorRT."""
-    wanted = Preparation(order(bundle), EngineCache(cache_folder(), SHARED))
+    wanted = Preparation(order(bundle), _cache())
     return None if wanted.cache.find(wanted.order) is not None else wanted
+
+
+def again(bundle: ModelBundle, error: RuntimeFailed) -> Preparation | None:
+    """What would mend a `load` that failed so, or None where nothing is known to."""
+    return Preparation(order(bundle), _cache(), anew=True) if isinstance(error.__cause__, PlanRefused) else None
 
 
 def load(bundle: ModelBundle, threads: int) -> TensorRt:
     """Load the engine that was built for this bundle here.
 
     Raises:
-        RuntimeFailed: There is none, or it cannot be loaded.
+        RuntimeFailed: There is none, or it cannot be loaded, which may be for want of memory: it stays.
     """
     del threads
     wanted = order(bundle)
-    cache = EngineCache(cache_folder(), SHARED)
-    kept = cache.find(wanted)
+    kept = _cache().find(wanted)
     if kept is None:
         raise RuntimeFailed(f"no TensorRT engine has been built for {wanted.label}; run parfocal-model engine")
-    try:
-        return TensorRt(Execution(kept.plan, wanted))
-    except PlanRefused as error:
-        cache.discard(wanted, str(error))
-        raise RuntimeFailed(str(error)) from error
+    return _opened(kept.plan, wanted)
 
 
 def order(bundle: ModelBundle) -> Order:
@@ -90,3 +94,15 @@ def order(bundle: ModelBundle) -> Order:
     if isinstance(gpu, str):
         raise RuntimeFailed(gpu)
     return order_for(bundle, gpu, str(sdk.tensorrt().__version__))
+
+
+def _opened(plan: bytes, wanted: Order) -> TensorRt:
+    try:
+        return TensorRt(Execution(plan, wanted))
+    except PlanRefused as error:
+        cure = "free some memory, or let `parfocal serve` or parfocal-model engine build it anew"
+        raise RuntimeFailed(f"{error}; {cure}") from error
+
+
+def _cache() -> EngineCache:
+    return EngineCache(cache_folder(), SHARED)

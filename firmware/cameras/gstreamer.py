@@ -163,6 +163,8 @@ def _not_understood(words: str) -> MissingDriver | CameraError:
 class GstreamerCamera(Camera):
     """Frames dated by their time stamps; `settings` tells where that could not be: {"dated_by": "arrival"}."""
 
+    SPARE_S = 30.0
+
     def __init__(self, profile: BoardProfile, clock: Clock, options: GstreamerOptions, launch: str) -> None:
         super().__init__(profile.camera, clock, profile.name)
         self._options = options

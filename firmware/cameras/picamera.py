@@ -86,6 +86,8 @@ class PicameraCamera(Camera):
     stall the next frame first restarts the camera, after a second one reopens it.
     """
 
+    SPARE_S = 30.0
+
     def __init__(
         self, board: BoardProfile, clock: Clock, kernel_clocks: KernelClocks = _kernel_clocks, patience_s: float = 5.0
     ) -> None:

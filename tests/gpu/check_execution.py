@@ -79,16 +79,32 @@ class Kind(IntEnum):
     UINT8 = 5
 
 
+class Strategy(IntEnum):
+    """Who allocates the memory between layers."""
+
+    USER_MANAGED = 2
+
+
+class Verbosity(IntEnum):
+    """What profilers are told."""
+
+    NONE = 1
+
+
 class Context:
     """Launches the kernel once for each output."""
 
     def __init__(self) -> None:
+        self.nvtx_verbosity = Verbosity.NONE
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
         self._library = ctypes.CDLL("libcuda.so.1")
         module, self._kernel = ctypes.c_void_p(), ctypes.c_void_p()
         assert self._library.cuModuleLoadData(ctypes.byref(module), PTX) == 0
         assert self._library.cuModuleGetFunction(ctypes.byref(self._kernel), module, b"total") == 0
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        """The kernel needs none."""
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         """Of the patches."""
@@ -122,6 +138,7 @@ class Engine:
     """Patches in, two outputs out."""
 
     num_io_tensors = 3
+    device_memory_size_v2 = 0
 
     def get_tensor_name(self, index: int) -> str:
         """By number."""
@@ -135,7 +152,7 @@ class Engine:
         """Bytes or floats."""
         return Kind.UINT8 if name == "counts" else Kind.FLOAT
 
-    def create_execution_context(self) -> Context:
+    def create_execution_context(self, strategy: Strategy) -> Context:
         """A kernel of its own."""
         return Context()
 
@@ -162,6 +179,7 @@ def kernel() -> Iterator[None]:
     pytest.importorskip("pycuda.driver", reason="pycuda is not installed", exc_type=ImportError)
     module: Any = types.ModuleType("tensorrt")
     module.ILogger, module.Runtime, module.TensorIOMode, module.DataType = Logger, Runtime, Way, Kind
+    module.ExecutionContextAllocationStrategy, module.ProfilingVerbosity = Strategy, Verbosity
     before = sys.modules.get("tensorrt")
     sys.modules["tensorrt"] = module
     yield
@@ -180,7 +198,9 @@ def execution(kernel: None) -> Iterator[Execution]:
 
 
 def an_execution(side: int) -> Execution:
-    return Execution(b"plan", Order("sum", "sum@1", b"", "counts", side, OUTPUTS, USUAL, "fp32", "none", "any", "any"))
+    return Execution(
+        b"plan", Order("sum", "sum@1", b"", "counts", side, OUTPUTS, USUAL, "fp32", "none", "any", "any", 1)
+    )
 
 
 def patches(count: int, seed: int) -> NDArray[np.uint8]:
