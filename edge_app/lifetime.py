@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -302,9 +301,9 @@ def _ailment(appliance: Appliance) -> str:
 
 
 def _let_go_of_frames(error: BaseException | None) -> None:
-    """Forget what was local where an error came by: the model, say, that was loaded before the camera failed."""
+    """Forget where an error came by, and with that what was local there: the model, say, that was loaded before."""
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
