@@ -287,7 +287,7 @@ def _grid(fine: int, pitch_um: float, cutoff_per_um: float, pixel_um: float) -> 
     return index, pixel.astype(np.float32)
 
 
-def _filter(spectrum: NDArray[np.complex64], factor: Floats) -> None:
+def weigh(spectrum: NDArray[np.complex64], factor: Floats) -> None:
     """Multiply a half spectrum (n, n/2+1) by what is the same up and down: (n/2+1, n/2+1) of rows from 0 on."""
     half = len(factor)
     spectrum[:half] *= factor
@@ -300,7 +300,7 @@ def _strips(length: int, width: int) -> Iterator[slice]:
     return (slice(first, min(first + step, length)) for first in range(0, length, step))
 
 
-def _spectrum(light: Light, colour: int) -> NDArray[np.complex64]:
+def spectrum_of(light: Light, colour: int) -> NDArray[np.complex64]:
     """`rfft2` of one colour of a square: (n, n/2+1) complex64."""
     n = light.shape[-1]
     spectrum = np.empty((n, n // 2 + 1), np.complex64)
@@ -342,18 +342,22 @@ def image(light: Light, table: PupilTable, otf: Floats) -> Floats:
     Returns:
         (C, m, m) float32 mean transmission per pixel, m = n * a / b.
     """
-    fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
     a, b = fine_ratio(table.optics)
     n = light.shape[-1]
     m = n // b * a
-    index, _ = _grid(n, *_scale(table.optics))
     result = np.empty((len(otf), m, m), np.float32)
     for c, radial in enumerate(otf):
-        dense = np.append(np.interp(fine, np.arange(_FREQUENCIES), radial), 0.0).astype(np.float32)
-        spectrum = _spectrum(light, c)
-        _filter(spectrum, np.take(dense, index, mode="clip"))
+        spectrum = spectrum_of(light, c)
+        weigh(spectrum, passed(radial, n, table.optics))
         sampled(spectrum, table.optics, result[c])
     return result
+
+
+def passed(radial: Floats, n: int, optics: Optics) -> Floats:
+    """A radial OTF (F,) at the frequencies of an n x n grid: (n/2+1, n/2+1)."""
+    fine = np.linspace(0, _FREQUENCIES - 1, _FREQUENCIES * 8)
+    dense = np.append(np.interp(fine, np.arange(_FREQUENCIES), radial), 0.0).astype(np.float32)
+    return np.asarray(np.take(dense, _grid(n, *_scale(optics))[0], mode="clip"), np.float32)
 
 
 def sampled(spectrum: NDArray[np.complex64], optics: Optics, out: Floats) -> None:
@@ -365,7 +369,7 @@ def sampled(spectrum: NDArray[np.complex64], optics: Optics, out: Floats) -> Non
         out: (m, m) float32 for the result, m = n * a / b.
     """
     n, m = len(spectrum), len(out)
-    _filter(spectrum, _grid(n, *_scale(optics))[1])
+    weigh(spectrum, _grid(n, *_scale(optics))[1])
     seen = np.asarray(np.fft.irfft2(_fold(spectrum, m), s=(m, m)), np.float32)
     np.multiply(seen, np.float32((m / n) ** 2), out=out)
 

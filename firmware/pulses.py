@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from firmware.motion import Seconds
 
 Plan = Callable[[int], Seconds]
 """Times of so many pulses, from rest to rest: (n,) s."""
+Renew = Callable[[int], Seconds | None]
+"""Times of all further pulses after so many, counted from the last of these: (n,) s; None to go on as planned."""
 
 PRIORITY = 50
 _LATE_S = 100e-6
@@ -26,6 +29,7 @@ _SLOWED_S = 1e-3
 _HELD = 0.25
 # Another thread that computes in Python gives way after this long, instead of 5 ms.
 _SWITCH_S = 100e-6
+_MARKS = 1 << 14
 
 
 @dataclass
@@ -68,8 +72,10 @@ class Order:
     """A train to send: how many pulses, what comes before them, when they come, what ends them early, both edges.
 
     `blocked` is asked before every pulse; any word from it ends the train before that pulse. A pulse counts as sent
-    from its rising edge on. All are called from the thread that sends. `interval_s` is the planned distance of the
-    pulse that was due last from the one before it, `slowed_at_s` the least at which a late one slowed the motor down.
+    from its rising edge on. `renew` is asked after every pulse: where it plans anew, its times are those of all pulses
+    that are left, and `count` changes with them. All are called from the thread that sends. `interval_s` is the
+    planned distance of the pulse that was due last from the one before it, `slowed_at_s` the least at which a late one
+    slowed the motor down. `marks` are the latest pulses: when, and how many were sent by then.
     """
 
     count: int
@@ -78,6 +84,7 @@ class Order:
     blocked: Callable[[], str]
     rise: Callable[[], None]
     fall: Callable[[], None]
+    renew: Renew = lambda _sent: None
     sent: int = 0
     why: str = ""
     interval_s: float = 0.0
@@ -85,6 +92,7 @@ class Order:
     cancelled: bool = False
     failure: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_MARKS))
 
 
 class PulseThread:
@@ -118,11 +126,23 @@ class PulseThread:
             Exception: Whatever the order's functions raised, or an idle call before it; `order.sent` is right
                 nevertheless.
         """
+        self.begin(order)
+        return self.finish(order)
+
+    def begin(self, order: Order) -> None:
+        """Begin to send a train, which `finish` has to wait for; another one may begin only after that.
+
+        Raises:
+            AxisError: The thread has ended.
+        """
         with self._wake:
             if self._closing or not self._thread.is_alive():
                 raise AxisError("the axis is closed; open the microscope again")
             self._order = order
             self._wake.notify()
+
+    def finish(self, order: Order) -> Order:
+        """Wait for the end of a train that was begun. Raises as `send`."""
         try:
             order.done.wait()
         except BaseException:  # Ctrl-C: the motor is not to run on behind it
@@ -185,7 +205,8 @@ class PulseThread:
     def _ramp(self, order: Order, times_s: Seconds) -> None:
         """One train from rest; returns early where it is blocked, or where a pulse came too late to go on at speed."""
         due_s, before_s = self._clock.now_s(), 0.0
-        for time_s in times_s.tolist():
+        times = iter(times_s.tolist())
+        while (time_s := next(times, None)) is not None:
             order.interval_s = time_s - before_s
             before_s = time_s
             due_s += order.interval_s
@@ -197,6 +218,7 @@ class PulseThread:
             late_s = max(began_s - due_s, 0.0)
             order.rise()
             order.sent += 1
+            order.marks.append((began_s, order.sent))
             order.fall()
             # The pulse itself may have been held up, after the clock was read.
             held_s = self._clock.now_s() - began_s
@@ -207,6 +229,9 @@ class PulseThread:
             if late_s > max(_SLOWED_S, order.interval_s):
                 order.slowed_at_s = min(order.slowed_at_s or order.interval_s, order.interval_s)
                 return
+            anew = order.renew(order.sent)
+            if anew is not None:
+                order.count, times, before_s = order.sent + len(anew), iter(anew.tolist()), 0.0
 
 
 def ask_for_realtime() -> bool:

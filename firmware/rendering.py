@@ -7,9 +7,10 @@ multiplied, which holds as long as each of them absorbs weakly, and those of lay
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class _Tiles:
 def render(
     slide: Slide,
     table: PupilTable,
-    defocus_at: DefocusAt,
+    defocus_at: DefocusAt | Sequence[DefocusAt],
     sensor: Sensor,
     seed: tuple[int, ...],
     vignetting: float = 0.0,
@@ -74,7 +75,8 @@ def render(
     Args:
         slide: The specimen.
         table: The pupils; its optics say whether the light is partially coherent.
-        defocus_at: Defocus at every place; taken as constant within a tile of some 320 pixels.
+        defocus_at: Defocus at every place; taken as constant within a tile of some 320 pixels. Several are what a
+            moving stage went through while the frame was exposed: their light is averaged.
         sensor: The camera.
         seed: Of the noise; the result does not depend on the number of cores.
         vignetting: Share of light lost in the corners.
@@ -82,18 +84,23 @@ def render(
     Returns:
         Counts: (H, W, 3), or (H, W) where the sensor has a pattern.
     """
-    tiles = _cut(slide, table, defocus_at)
+    passed = (defocus_at,) if callable(defocus_at) else defocus_at
+    tiles = _cut(slide, table, passed)
     pixel_um = table.optics.pixel_um
     from_middle = np.array(tiles.places) + tiles.core_px / 2 - np.array([slide.height_px, slide.width_px]) / 2
-    depths = [defocus_at(x, y) for y, x in (from_middle * pixel_um).tolist()]
-    local = _local(slide, table, np.array(depths))
-    otfs = _otfs(slide, table, local)
+    middles = (from_middle * pixel_um).tolist()
+    locals_ = [_local(slide, table, np.array([at(x, y) for y, x in middles])) for at in passed]
+    seen_with = _moments(slide, table, locals_)
     frame = sensor.blank_frame(slide.height_px, slide.width_px)
 
     def paint(k: int) -> None:
         top, left = tiles.places[k]
         origin = (slide.margin_px + top - tiles.margin_px, slide.margin_px + left - tiles.margin_px)
-        seen = _light(slide, table, origin, tiles.size_px, local[k], None if otfs is None else otfs[k])
+        lights = (
+            _light(slide, table, origin, tiles.size_px, local[k], None if otfs is None else otfs[k])
+            for local, otfs in seen_with
+        )
+        seen = _mean(lights, len(seen_with))
         high, wide = min(tiles.core_px, slide.height_px - top), min(tiles.core_px, slide.width_px - left)
         seen = seen[:, tiles.margin_px : tiles.margin_px + high, tiles.margin_px : tiles.margin_px + wide]
         if vignetting:
@@ -124,18 +131,19 @@ def see(slide: Slide, table: PupilTable, origin_px: tuple[int, int], size_px: in
     return _light(slide, table, origin_px, size_px, local[0], None if otfs is None else otfs[0])
 
 
-def _cut(slide: Slide, table: PupilTable, defocus_at: DefocusAt) -> _Tiles:
+def _cut(slide: Slide, table: PupilTable, passed: Sequence[DefocusAt]) -> _Tiles:
     optics = table.optics
     a, b = fine_ratio(optics)
     half_wide, half_high = slide.width_px * optics.pixel_um / 2, slide.height_px * optics.pixel_um / 2
-    depths = [abs(defocus_at(x, y)) for x in (-half_wide, 0.0, half_wide) for y in (-half_high, 0.0, half_high)]
+    places = [(x, y) for x in (-half_wide, 0.0, half_wide) for y in (-half_high, 0.0, half_high)]
+    depths = [abs(at(x, y)) for at in passed for x, y in places]
     farthest = min(max(depths) + slide.reach_um, table.reach_um) + optics.coverslip_spread_um
     spread = spread_um(farthest + 1.0, optics.numerical_aperture, optics.immersion_index)
     margin = multiple(spread / optics.pixel_um + 6, a)
     size = good_size(multiple(max(_CORE_PX, 1.5 * margin), a) + 2 * margin, a, b)
     core = (size - 2 * margin) // a * a
-    places = [(top, left) for top in range(0, slide.height_px, core) for left in range(0, slide.width_px, core)]
-    return _Tiles(places, core, margin, size)
+    corners = [(top, left) for top in range(0, slide.height_px, core) for left in range(0, slide.width_px, core)]
+    return _Tiles(corners, core, margin, size)
 
 
 def _local(slide: Slide, table: PupilTable, defocus_um: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,6 +158,23 @@ def _otfs(slide: Slide, table: PupilTable, local_um: NDArray[np.float64]) -> Flo
         return None
     otfs = table.radial_otf(local_um.ravel())
     return otfs.reshape(*local_um.shape, *otfs.shape[1:])
+
+
+def _moments(
+    slide: Slide, table: PupilTable, locals_: list[NDArray[np.float64]]
+) -> list[tuple[NDArray[np.float64], Floats | None]]:
+    """Defoci (Z, L) and OTFs (Z, L, C, F) of the moments to average; one mean OTF does where light only adds up."""
+    moments = [(local, _otfs(slide, table, local)) for local in locals_]
+    otfs = [otf for _, otf in moments if otf is not None]
+    if len(moments) == 1 or not otfs or (len(slide.layers) > 1 and not slide.glows):
+        return moments
+    return [(locals_[0], _mean(otfs, len(otfs)))]
+
+
+def _mean(parts: Iterable[Floats], count: int) -> Floats:
+    """Of arrays of one shape; one alone is given back as it is."""
+    total: Floats = reduce(np.add, parts)
+    return total / np.float32(count) if count > 1 else total
 
 
 def _light(

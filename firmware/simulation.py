@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from firmware.specimens import KINDS
 from firmware.table import explain
 
 _REACH_UM = 60.0
+# A stage that moves by less than this during an exposure, in depths of field, stands still.
+_STANDS, _APART, _PARTS = 0.05, 0.1, 9
 
 
 def read_simulation(profile: BoardProfile) -> SimulationTable:
@@ -42,23 +45,60 @@ def read_simulation(profile: BoardProfile) -> SimulationTable:
 
 
 class Stage:
-    """Motor, screw and play: where the objective really is, in um (positive: away from the specimen)."""
+    """Motor, screw and play: where the objective really is, in um (positive: away from the specimen).
+
+    An axis that moves by itself says so by `follow`, which turns the motor to where it is now; whoever looks calls it.
+    """
 
     def __init__(self, table: SimulationTable, clock: Clock) -> None:
         self._table = table
         self._clock = clock
         self._rng = np.random.default_rng([table.seed, 11])
-        self.motor_um = 0.0
-        self.carriage_um = 0.0
+        self._motor_um = 0.0
+        self._carriage_um = 0.0
         self._moved_s = -math.inf
         self._swing_um = 0.0
+        self.follow: Callable[[], None] | None = None
 
-    def turn(self, distance_um: float) -> None:
-        """Turn the motor; the carriage follows behind the play."""
-        self.motor_um += distance_um * (1.0 + self._table.scale_error)
+    @property
+    def motor_um(self) -> float:
+        """What the motor has turned."""
+        self._catch_up()
+        return self._motor_um
+
+    @motor_um.setter
+    def motor_um(self, z_um: float) -> None:
+        self._motor_um = z_um
+
+    @motor_um.setter
+    def motor_um(self, motor_um: float) -> None:
+        self._motor_um = motor_um
+
+    @property
+    def carriage_um(self) -> float:
+        """Where the screw has carried the objective, ringing apart."""
+        self._catch_up()
+        return self._carriage_um
+
+    @carriage_um.setter
+    def carriage_um(self, z_um: float) -> None:
+        self._carriage_um = z_um
+
+    @carriage_um.setter
+    def carriage_um(self, carriage_um: float) -> None:
+        self._carriage_um = carriage_um
+
+    @property
+    def moving(self) -> bool:
+        """Whether it moves by itself, so that an exposure sees many heights."""
+        return self.follow is not None
+
+    def turn(self, distance_um: float, stops: bool = True) -> None:
+        """Turn the motor; the carriage follows behind the play, and rings when it stops."""
+        self._motor_um += distance_um * (1.0 + self._table.scale_error)
         half = self._table.backlash_um / 2
-        self.carriage_um = min(max(self.carriage_um, self.motor_um - half), self.motor_um + half)
-        self._moved_s = self._clock.now_s()
+        self._carriage_um = min(max(self._carriage_um, self._motor_um - half), self._motor_um + half)
+        self._moved_s = self._clock.now_s() if stops else -math.inf
         self._swing_um = math.copysign(self._table.vibration_um, distance_um)
 
     def slip(self) -> float:
@@ -68,25 +108,46 @@ class Stage:
 
     def z_um(self) -> float:
         """The objective's true height now, ringing included."""
+        self._catch_up()
         since_s = self._clock.now_s() - self._moved_s
         if not math.isfinite(since_s):
-            return self.carriage_um
+            return self._carriage_um
         decay = math.exp(-since_s * 1e3 / self._table.vibration_decay_ms)
         phase = 2 * math.pi * self._table.vibration_hz * since_s
-        return self.carriage_um + self._swing_um * decay * math.cos(phase)
+        return self._carriage_um + self._swing_um * decay * math.cos(phase)
+
+    def _catch_up(self) -> None:
+        follow = self.follow
+        if follow is not None:
+            follow()
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a frame depends on, caught at mid-exposure; rendering it can wait, or never happen.
+    """Everything a frame depends on, caught while it is exposed; rendering it can wait, or never happen.
 
-    `defocus_um` is that of the slide's height 0 in the middle of the field.
+    `defocus_um` is that of the slide's height 0 in the middle of the field, at mid-exposure; `way_um` is what it was
+    throughout the exposure, at even distances of time, where the stage moved.
     """
 
     field: int
     kind: str
     defocus_um: float
     exposure_number: int
+    way_um: tuple[float, ...] = ()
+
+
+def passed_um(way_um: Sequence[float], depth_of_field_um: float) -> tuple[float, ...]:
+    """The defoci whose light is averaged for an exposure on the way; one where they hardly differ.
+
+    They lie a tenth of a depth of field apart at most, up to nine of them.
+    """
+    span_um = max(way_um) - min(way_um)
+    if span_um <= _STANDS * depth_of_field_um:
+        return (way_um[len(way_um) // 2],)
+    count = min(math.ceil(span_um / (_APART * depth_of_field_um)) + 1, _PARTS)
+    at = (np.arange(count) + 0.5) / count * len(way_um) - 0.5
+    return tuple(np.interp(at, np.arange(len(way_um)), way_um).tolist())
 
 
 class World:
@@ -164,21 +225,27 @@ class World:
         """Depth of field of the objective in place."""
         return self._objective.depth_of_field_um or depth_of_field_um(Optics().numerical_aperture)
 
-    def catch(self) -> Scene:
-        """Note what the camera sees at this moment."""
+    def defocus_um(self) -> float:
+        """Of the slide's height 0 in the middle of the field, now, ringing included: what a camera sees."""
+        return self.stage.z_um() - self._focus_um()
+
+    def catch(self, way_um: Sequence[float] = ()) -> Scene:
+        """Note what the camera sees now, or what it saw on the way: `defocus_um` at an odd number of moments."""
         with self._lock:
             self._exposures += 1
             number = self._exposures
-        return Scene(self.field, self.kind_of(self.field), self.stage.z_um() - self._focus_um(), number)
+        middle_um = way_um[len(way_um) // 2] if way_um else self.defocus_um()
+        return Scene(self.field, self.kind_of(self.field), middle_um, number, tuple(way_um[1:] and way_um))
 
     def develop(self, scene: Scene) -> Pixels:
         """Render a scene as the board's camera hands it over: (H, W, 3), or (H, W) of one plane or a mosaic."""
         flaws, table = self.table, self._table_for_objective()
         slide, _ = self._slide_of(scene.field, scene.kind)
         field = Field((flaws.tilt_x_um, flaws.tilt_y_um), flaws.field_curvature_um, flaws.vignetting)
-        defocus_at = field.defocus_at(scene.defocus_um, slide, table.optics.pixel_um)
+        heights_um = passed_um(scene.way_um or (scene.defocus_um,), self.depth_of_field_um)
+        passed = [field.defocus_at(height_um, slide, table.optics.pixel_um) for height_um in heights_um]
         seed = (flaws.seed, 7, scene.exposure_number)
-        counts = render(slide, table, defocus_at, self._sensor, seed, field.vignetting)
+        counts = render(slide, table, passed, self._sensor, seed, field.vignetting)
         return counts if self._processing is None else process(counts, self._sensor, self._processing)
 
     def _mean_height_um(self) -> float:

@@ -160,7 +160,7 @@ class ZAxis(ABC):
         """
         if not math.isfinite(z_um):
             raise OutOfLimits(f"{z_um} is not a position; nothing moved")
-        self._check_halt()
+        self._be_ready()
         legs = self._legs(self._permitted(z_um, travel))
         length_um = self._length_um(legs)
         self._check_trust(length_um)
@@ -182,7 +182,7 @@ class ZAxis(ABC):
         """
         if self._losses > losses:
             raise NotTrusted(f"the way back is not known, because the position was lost on it; {self._cure} first")
-        self._check_halt()
+        self._be_ready()
         low, high = self.limits_um
         return self._visit(z_um, self._legs(min(max(z_um, low), high)))
 
@@ -215,7 +215,7 @@ class ZAxis(ABC):
         z_um = target * self.profile.um_per_step
         if not travel.low_um - _ROUNDING_UM <= z_um <= travel.high_um + _ROUNDING_UM:
             raise OutOfLimits(f"{z_um:.2f} um is outside this job's {travel.low_um:.1f} to {travel.high_um:.1f} um")
-        self._check_halt()
+        self._be_ready()
         travel.spend(abs(target - self._steps) * self.profile.um_per_step)
         self._visit(z_um, [target] if target != self._steps else [])
 
@@ -228,7 +228,7 @@ class ZAxis(ABC):
         """
         if self.profile.homing == "window":
             raise AxisError("this axis has no limit switch; move it to the middle by hand and use set-zero")
-        self._check_halt()
+        self._be_ready()
         window_um = self.profile.high_um - self.profile.low_um
         self.expect(_HOMING_WINDOWS * window_um / self.profile.speed_um_s + _HOMING_SPARE_S)
         self._run(lambda: self._seek_home(self._halt))
@@ -238,6 +238,16 @@ class ZAxis(ABC):
         self._trust, self._blind_um, self._play = Trust.HOMED, 0.0, self._overshoot
         self._note_rest()
         self._settle()
+
+    def glide(self, to_um: float, speed_um_s: float, travel: Travel | None = None) -> None:
+        """Be on the way at a set speed, and return at once, as a `GlidingAxis` does; others raise AxisError."""
+        del to_um, speed_um_s, travel
+        cannot = f"the axis driver {self.profile.driver!r} only goes from place to place, not at a set speed"
+        raise AxisError(f"{cannot}; use another strategy: single_shot, few_shot or sweep")
+
+    def rest(self) -> Move:
+        """End a glide, if there is one: slow down, rest, settle."""
+        return Move(self.z_um, self.z_um, self.z_um, 0)
 
     def set_zero(self) -> None:
         """Declare the present position to be zero, the middle of the declared window."""
@@ -328,12 +338,14 @@ class ZAxis(ABC):
     def _cure(self) -> str:
         return "use set-zero in the middle of its range" if self.profile.homing == "window" else "home it"
 
+    def _be_ready(self) -> None:
+        """Called before every move."""
+        self._check_halt()
+
     def _check_halt(self) -> None:
         if self._halt.is_set():
-            lost = (
-                f", but was halted at speed: its position is lost, {self._cure}" if self._trust is Trust.LOST else ""
-            )
-            raise MotionStopped(f"stopped; the axis rests at {self.z_um:.2f} um{lost}")
+            lost = f", but was halted at speed: its position is lost, {self._cure}"
+            raise MotionStopped(f"stopped; the axis rests at {self.z_um:.2f} um{lost * (self._trust is Trust.LOST)}")
 
     def _go(self, target: int) -> None:
         self._check_halt()

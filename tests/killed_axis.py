@@ -33,8 +33,8 @@ def live(folder: Path, seed: int, say: int) -> None:
         (stage.motor_um,) = struct.unpack("d", truth[:])
         turn = stage.turn
 
-        def turn_and_keep(distance_um: float) -> None:
-            turn(distance_um)
+        def turn_and_keep(distance_um: float, stops: bool = True) -> None:
+            turn(distance_um, stops)
             truth[:] = struct.pack("d", stage.motor_um)
 
         stage.turn = turn_and_keep  # type: ignore[method-assign]

@@ -136,7 +136,7 @@ class Walk:
         world = self.microscope.world
         assert world is not None
         turn = world.stage.turn
-        world.stage.turn = lambda distance_um: turn(SLIP * distance_um)  # type: ignore[method-assign]
+        world.stage.turn = lambda distance_um, stops=True: turn(SLIP * distance_um, stops)  # type: ignore[method-assign]
         look, self.found = self.settled(), []
         for done in range(1, SLIP_MOVES + 1):
             look = self.move(look)

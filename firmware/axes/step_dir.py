@@ -15,7 +15,9 @@ from pydantic import Field, model_validator
 
 from firmware import plugins
 from firmware.clock import Clock
+from firmware.course import Steering, changing_um
 from firmware.errors import AxisError, LimitReached, MotorFault, ProfileError
+from firmware.gliding import GlidingAxis, Marks
 from firmware.motion import Limits, Seconds, train
 from firmware.needs import Needs
 from firmware.pins import Pin, Pins
@@ -96,7 +98,7 @@ class StepDirOptions(Table):
         return self
 
 
-class StepDirAxis(ZAxis):
+class StepDirAxis(GlidingAxis):
     """Counts the pulses that were sent; refuses those that lead into a closed limit switch."""
 
     def __init__(self, profile: AxisProfile, clock: Clock, options: StepDirOptions, pins: Pins) -> None:
@@ -107,6 +109,8 @@ class StepDirAxis(ZAxis):
         self._limits = Limits(profile.speed_um_s, options.acceleration_um_s2, options.jerk_um_s3)
         self._switches = [role for role in _SWITCHES if role in self._has]
         self._powered = False
+        self._train: tuple[Order, Steering] | None = None
+        self._turning = 1
         self._thread = PulseThread(clock, self._power_off, options.power_off_after_s)
 
     @property
@@ -132,15 +136,55 @@ class StepDirAxis(ZAxis):
         sign = 1 if steps > 0 else -1
         try:
             self._thread.send(order)
-            self._check(order)
+            self._mind_the_end(order)
         except BaseException:
             self._steps += self.profile.direction * sign * order.sent
             raise
+        return sign * order.sent
+
+    def _mind_the_end(self, order: Order) -> None:
+        """Raise what ended a train early, and doubt the position where the motor may have slipped."""
+        self._check(order)
         if order.why and self._speed_um_s(order) > self._options.start_um_s:
             self.distrust()
         elif order.slowed_at_s and self.profile.um_per_step / order.slowed_at_s > self._options.start_um_s:
             _log.warning("pulses paused while the motor was at speed; if it slipped, the next look will not fit")
-        return sign * order.sent
+
+    def braking_um(self, speed_um_s: float) -> float:
+        """How far it goes on at most once a rest is asked for, never faster than this since its last change."""
+        return changing_um(speed_um_s, self._limits) + 2 * self.profile.um_per_step
+
+    def _begin(self, steps: int, speed_um_s: float) -> None:
+        steering = Steering(abs(steps), speed_um_s, self.profile.um_per_step, self._limits)
+        order = self._order(steps, self._limits, self._halt)
+        order.plan, order.renew = steering.plan, steering.renew
+        self._turning = 1 if steps > 0 else -1
+        self._train = (order, steering)
+        self._thread.begin(order)
+
+    def _steer(self, steps: int, speed_um_s: float) -> bool:
+        order, steering = self._under_way()
+        return not order.done.is_set() and steering.ask(order.sent, abs(steps), speed_um_s)
+
+    def _brake(self) -> int:
+        order, steering = self._under_way()
+        steering.brake()
+        self._mind_the_end(self._thread.finish(order))
+        return self._turning * order.sent
+
+    def _gliding(self) -> bool:
+        return self._train is not None and not self._train[0].done.is_set()
+
+    def _progress(self) -> Marks:
+        marks, found = self._under_way()[0].marks, []
+        while marks:
+            time_s, sent = marks.popleft()
+            found.append((time_s, self._turning * sent))
+        return found
+
+    def _under_way(self) -> tuple[Order, Steering]:
+        assert self._train is not None
+        return self._train
 
     def _seek_home(self, halt: threading.Event) -> int:
         """Fast to the switch, back off until it opens, slowly to it again, back off and count from there."""

@@ -10,6 +10,9 @@ from firmware.errors import ProfileError
 from firmware.profile import BoardProfile
 from firmware.simulation import World
 
+# A stage that moves is looked at so often during an exposure: an odd number, so that one is the middle.
+_PARTS = 9
+
 
 class SimulatedCamera(Camera):
     """Hands out frames `stale_frames` late, in order; each is rendered only when it is developed."""
@@ -27,10 +30,14 @@ class SimulatedCamera(Camera):
 
     def _expose(self) -> Exposure:
         started_s = self._clock.now_s()
-        half_s = self.profile.exposure_ms / 2e3
-        self._clock.sleep(half_s)
-        scene = self._world.catch()
-        self._clock.sleep(half_s)
+        parts = _PARTS if self._world.stage.moving else 1
+        half_s = self.profile.exposure_ms / 2e3 / parts
+        way_um = []
+        for _ in range(parts):
+            self._clock.sleep(half_s)
+            way_um.append(self._world.defocus_um())
+            self._clock.sleep(half_s)
+        scene = self._world.catch(way_um)
         return Exposure(started_s, self._clock.now_s(), lambda: self._world.develop(scene))
 
 
