@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from edge_app import heap
+from edge_app.answer import DEFOCUS
 from edge_app.calibration import Calibrated, OnReading, calibrate_mechanics
-from edge_app.controller import Controller
+from edge_app.controller import Controller, task_of
 from edge_app.errors import Busy, JobStopped, NotReady, RuntimeFailed
+from edge_app.focus_calibration import TASK as SHARPNESS
+from edge_app.focus_calibration import FocusCalibrated, OnSlice, Slice, Wish, calibrate_focus
 from edge_app.job import Look, OnLook, Outcome
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
 from edge_app.record import Record, client_of_this_call
-from edge_app.strategy import GiveUp, MoveTo, Settled
+from edge_app.strategy import Decision
 from firmware.errors import CameraError
 from firmware.microscope import JUDGING_S
 
@@ -49,7 +52,7 @@ class Job:
 @dataclass
 class _Measurement:
     roi: RegionOfInterest | None
-    ask: bool = True
+    task: str = DEFOCUS
     result: Future[Look] = field(default_factory=Future)
 
 
@@ -61,7 +64,7 @@ class Appliance:
         self._tick_s, self._close_s = tick_s, close_s
         self._record = Record(controller)
         self._condemned = ""
-        self._failed: tuple[Model | None, str] = (None, "")
+        self._failed: dict[str, tuple[Model, str]] = {}
         self._worked = False
         self._wake = threading.Condition()
         self._job: Job | None = None
@@ -88,9 +91,9 @@ class Appliance:
 
     @property
     def ailing(self) -> str:
-        """Why the model gave no answer when it was last asked, or ""."""
-        model, why = self._failed
-        return why if model is not None and model is self.controller.model else ""
+        """Why a model that is open gave no answer when it was last asked, or ""."""
+        loaded = self.controller.models.loaded
+        return "; ".join(why for task, (model, why) in self._failed.items() if model is loaded(task))
 
     def condemn(self, why: str) -> None:
         """Stop the axis for good and refuse all jobs: the hardware thread no longer answers. From any thread."""
@@ -118,13 +121,13 @@ class Appliance:
         """Start a focus job; its looks also answer those who wait for a measurement. Raises as `run`."""
 
         def run(controller: Controller) -> Outcome:
-            def share(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+            def share(number: int, look: Look, decision: Decision) -> None:
                 self._heard(look)
                 on_look(number, look, decision)
                 self._share(look, roi)
 
             controller.microscope.find_camera()
-            return self._asking(lambda: controller.focus(strategy, share, roi))
+            return self._asking(lambda: controller.focus(strategy, share, roi), task_of(strategy))
 
         return self.run("focus", run)
 
@@ -138,12 +141,26 @@ class Appliance:
                 self._share(look, None)
 
             controller.microscope.find_camera()
-            return self._asking(lambda: calibrate_mechanics(controller, keep, share))
+            return self._asking(lambda: calibrate_mechanics(controller, keep, share), DEFOCUS)
 
         return self.run("calibrate", run)
 
-    def measure(self, roi: RegionOfInterest | None = None, ask: bool = True) -> Future[Look]:
-        """Look without a move; `ask` the model, or only take the frame. Cancel the future to withdraw.
+    def calibrate_focus(self, wish: Wish, keep: bool, on_slice: OnSlice) -> Job:
+        """Start to record a focus curve; its looks also answer those who wait for a measurement. Raises as `run`."""
+
+        def run(controller: Controller) -> FocusCalibrated:
+            def share(slice_: Slice, look: Look) -> None:
+                self._heard(look)
+                on_slice(slice_, look)
+                self._share(look, None)
+
+            controller.microscope.find_camera()
+            return self._asking(lambda: calibrate_focus(controller, wish, keep, share), SHARPNESS)
+
+        return self.run("calibrate focus", run)
+
+    def measure(self, roi: RegionOfInterest | None = None, task: str = DEFOCUS) -> Future[Look]:
+        """Look without a move; ask the model of a task, or with "" only take the frame. Cancel the future to withdraw.
 
         Raises:
             Busy: Too many are waiting already.
@@ -155,7 +172,7 @@ class Appliance:
             self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
             if len(self._waiting) >= MAX_WAITING:
                 raise Busy(f"{MAX_WAITING} measurements are waiting already; ask less often")
-            asked = _Measurement(roi, ask)
+            asked = _Measurement(roi, task)
             self._waiting.append(asked)
             self._wake.notify()
             return asked.result
@@ -252,20 +269,23 @@ class Appliance:
             self.controller.microscope.lose(error)
         self._record.camera()
 
-    def _asking(self, call: Callable[[], T]) -> T:
-        """Call what may ask the model, and note it if that failed."""
+    def _asking(self, call: Callable[[], T], task: str) -> T:
+        """Call what may ask the model of a task, and note it if that failed."""
         try:
             return call()
         except RuntimeFailed as error:
-            self._failed = (self.controller.model, str(error))
-            self._record.answers(self.ailing)
+            model = self.controller.models.loaded(task)
+            if model is not None:
+                self._failed = {**self._failed, task: (model, str(error))}
+                self._record.answers(model, str(error))
             raise
 
     def _heard(self, look: Look) -> None:
         """Note it if the model answered: most refusals are made without it."""
-        if "infer" in look.stage_ms:
-            self._failed = (None, "")
-            self._record.answers("")
+        model = self.controller.models.loaded(look.task)
+        if "infer" in look.stage_ms and model is not None:
+            self._failed = {task: failed for task, failed in self._failed.items() if task != look.task}
+            self._record.answers(model, "")
 
     def _idle(self) -> None:
         """Nobody wants anything: look for a lost camera, and once after each spell of work give memory back."""
@@ -302,22 +322,29 @@ class Appliance:
             if not self._waiting:
                 return
             first = self._waiting[0]
-        self._look_for(first, lambda: self.controller.look(first.ask, first.roi))
+        self._look_for(first, lambda: self.controller.look(first.task, first.roi))
 
     def _share(self, look: Look, roi: RegionOfInterest | None) -> None:
-        """Answer waiting measurers with a look of a running job; judge its frame if the job did not."""
-        with self._wake:
-            asking = next((asked for asked in self._waiting if asked.roi == roi and asked.ask), None)
+        """Answer waiting measurers with a look of a running job; judge its frame for other tasks if the job did not.
+
+        Who asks a model that is not open waits for the end of the job, and so does everybody while the axis moves.
+        """
         self._answer(look, roi)
-        if asking is not None and look.seen.estimate is None:
-            self._look_for(asking, lambda: self.controller.judge(look.frame, roi=roi))
+        if self.controller.microscope.axis.moving:
+            return
+        with self._wake:
+            others = [
+                asked for asked in self._waiting if asked.roi == roi and self.controller.models.loaded(asked.task)
+            ]
+        for task, asking in {asked.task: asked for asked in others}.items():
+            self._look_for(asking, lambda task=task: self.controller.judge(look.frame, task, roi))  # type: ignore[misc]
 
     def _look_for(self, first: _Measurement, take: Callable[[], Look]) -> None:
         try:
-            look = self._asking(take)
+            look = self._asking(take, first.task)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             self._mind(error)
-            for asked in self._take(lambda a: (a.roi, a.ask) == (first.roi, first.ask)):
+            for asked in self._take(lambda a: (a.roi, a.task) == (first.roi, first.task)):
                 if asked.result.set_running_or_notify_cancel():
                     asked.result.set_exception(error)
         else:
@@ -326,8 +353,7 @@ class Appliance:
             self._answer(look, first.roi)
 
     def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:
-        judged = look.seen.estimate is not None
-        for asked in self._take(lambda a: a.roi == roi and (judged or not a.ask)):
+        for asked in self._take(lambda a: a.roi == roi and a.task in ("", look.task)):
             if asked.result.set_running_or_notify_cancel():
                 asked.result.set_result(look)
 

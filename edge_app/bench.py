@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_app import bench_service
+from edge_app.answer import DEFOCUS
 from edge_app.bundle import read, shipped
 from edge_app.controller import Controller
 from edge_app.errors import RuntimeFailed
@@ -138,7 +139,8 @@ def _open_all(optics: FrameOptics, threads: int) -> list[Model]:
     wanted = [
         path
         for path, bundle in shipped()
-        if bundle.manifest.name == REFERENCE or bundle.manifest.passport.check(optics) is None
+        if bundle.manifest.task == DEFOCUS
+        and (bundle.manifest.name == REFERENCE or bundle.manifest.passport.check(optics) is None)
     ]
     opened = [open_model(path, name, threads) for path in wanted for name in usable]
     # A runtime with a note is another one in disguise, as where no TensorRT engine has been built yet.

@@ -12,134 +12,41 @@ import io
 import json
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import Field, PositiveInt
 
 from edge_app.errors import BundleCorrupt, BundleError, BundleNotFound
-from edge_app.estimate import Calibration, Verdict
+from edge_app.estimate import Calibration
+from edge_app.passport import Passport, Strict
 from edge_app.patches import MIN_CONTRAST
-from firmware.frames import Contrast, FrameOptics
-from firmware.response import Kind
+from firmware.frames import FrameOptics
 
 SUFFIX = ".parfocal"
 FACTORY = Path(__file__).parent / "models"
 _MEMBERS = ("manifest.json", "manifest.sha256", "model.onnx", "golden.npz")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_ALSO = "also."
 Arrays = dict[str, NDArray[Any]]
-Range = tuple[float, float]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+class Also(Strict):
+    """A further input, (N, width) float32: what the task's `also` says of the whole frame, once for every patch."""
+
+    name: str
+    width: PositiveInt
 
 
-class Passport(_Table):
-    """The optics and cameras that a model may be asked about.
-
-    `response` are the kinds of `firmware.response.Response` that it accepts. `spherical_waves` and
-    `longitudinal_colour_um` (red, green, blue) are the ranges around which its sigma holds for an objective that
-    was measured; None where its sigma covers objectives that were not. The same, `_accepted`, are the ranges that it
-    accepts of an objective whose aberrations are declared; None accepts all.
-    """
-
-    numerical_aperture: tuple[PositiveFloat, PositiveFloat]
-    pixel_um: tuple[PositiveFloat, PositiveFloat]
-    immersion_index: float = 1.0
-    colour: bool = True
-    contrast: Contrast = "brightfield"
-    response: tuple[Kind, ...] = ("linear",)
-    spherical_waves: Range | None = None
-    longitudinal_colour_um: tuple[Range, Range, Range] | None = None
-    spherical_waves_accepted: Range | None = None
-    longitudinal_colour_um_accepted: tuple[Range, Range, Range] | None = None
-    range_um: float
-
-    def check(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
-        """Why a frame through these optics must not be judged, or None."""
-        return (
-            self._check_light(optics)
-            or self._check_camera(optics)
-            or self._check_scale(optics)
-            or self._check_aberrations(optics)
-        )
-
-    def knows(self, optics: FrameOptics) -> bool:
-        """Whether the objective was measured, and its aberrations lie inside the ranges of this passport."""
-        waves, colour_um = optics.spherical_waves, optics.longitudinal_colour_um
-        if waves is None or colour_um is None or self.spherical_waves is None or self.longitudinal_colour_um is None:
-            return False
-        inside = map(_within, colour_um, self.longitudinal_colour_um)
-        return _within(waves, self.spherical_waves) and all(inside)
-
-    def _check_light(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
-        if optics.numerical_aperture is None or optics.pixel_um is None:
-            missing = "numerical aperture" if optics.numerical_aperture is None else "pixel size in the specimen"
-            return Verdict.OPTICS_UNKNOWN, f"the {missing} is not known; {self._fits}. State it, or use the sweep"
-        if optics.contrast != self.contrast:
-            seen = f"this model is for {self.contrast}, and the board shows {optics.contrast}"
-            return Verdict.WRONG_OPTICS, f"{seen}. Install a bundle for {optics.contrast}, or use the sweep"
-        return None
-
-    def _check_camera(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
-        if self.colour and not optics.colour:
-            needed = "this model reads the differences between colours, and the camera is monochrome"
-            return Verdict.WRONG_OPTICS, f"{needed}. Use a colour camera, a bundle for grey frames, or the sweep"
-        if optics.colour and not self.colour:
-            needed = "this model reads grey frames, and the camera sees colours"
-            return Verdict.WRONG_OPTICS, f"{needed}. Use a bundle for colour frames, or the sweep"
-        if optics.response in self.response:
-            return None
-        reads = f"this model reads {' or '.join(self.response)} frames, and the camera's response is {optics.response}"
-        if optics.response == "unknown":
-            cure = "Declare [camera.response] in the board file, or use a bundle for unknown responses, or the sweep"
-            return Verdict.OPTICS_UNKNOWN, f"{reads}. {cure}"
-        return Verdict.WRONG_OPTICS, f"{reads}. Use a bundle for {optics.response} frames, or the sweep"
-
-    def _check_scale(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
-        """Aperture, pixel and immersion; the first two are known here."""
-        assert optics.numerical_aperture is not None
-        assert optics.pixel_um is not None
-        inside = (
-            _within(optics.numerical_aperture, self.numerical_aperture)
-            and _within(optics.pixel_um, self.pixel_um)
-            and abs(optics.immersion_index - self.immersion_index) < 0.02
-        )
-        if inside:
-            return None
-        here = f"NA {optics.numerical_aperture:.3g} and {optics.pixel_um:.3g} um per pixel"
-        return Verdict.WRONG_OPTICS, f"the frame has {here}; {self._fits}. Train or install a bundle that fits"
-
-    def _check_aberrations(self, optics: FrameOptics) -> tuple[Verdict, str] | None:
-        """Those that are declared; an objective that nobody measured may have any."""
-        names = ["spherical_waves", *(f"longitudinal_colour_um of {c}" for c in ("red", "green", "blue"))]
-        declared = [optics.spherical_waves, *(optics.longitudinal_colour_um or (None,) * 3)]
-        accepted = [self.spherical_waves_accepted, *(self.longitudinal_colour_um_accepted or (None,) * 3)]
-        for name, value, bounds in zip(names, declared, accepted, strict=True):
-            if value is not None and bounds is not None and not _within(value, bounds):
-                low, high = (f"{round(end, 3) + 0.0:g}" for end in bounds)  # adding zero takes the sign off -0
-                here = f"the board declares {value:.3g} as {name}, and this model is for {low} to {high}"
-                cure = "Correct the board file, train or install a bundle that fits, or use the sweep"
-                return Verdict.WRONG_OPTICS, f"{here}. {cure}"
-        return None
-
-    @property
-    def _fits(self) -> str:
-        return (
-            f"this model is for NA {self.numerical_aperture[0]:.3g} to {self.numerical_aperture[1]:.3g} and "
-            f"{self.pixel_um[0]:.3g} to {self.pixel_um[1]:.3g} um per pixel in the specimen"
-        )
-
-
-class Input(_Table):
+class Input(Strict):
     """What goes in: (N, patch, patch, 3) counts; N is at most `patches_at_most` a frame (0: no limit).
 
-    `min_contrast` is the contrast of `patches.content` below which a patch counts as blank.
+    `min_contrast` is the contrast of `patches.content` below which a patch counts as blank; `also` are the inputs
+    beside the counts.
     """
 
     name: str
@@ -147,9 +54,10 @@ class Input(_Table):
     dtype: Literal["uint8"] = "uint8"
     patches_at_most: int = 0
     min_contrast: float = MIN_CONTRAST
+    also: tuple[Also, ...] = ()
 
 
-class Training(_Table):
+class Training(Strict):
     """Where the model comes from; `stage` is the board whose own z labelled its frames, empty for simulated light."""
 
     recipe: str
@@ -164,7 +72,7 @@ class Training(_Table):
     stage: str = ""
 
 
-class CalibrationTable(_Table):
+class CalibrationTable(Strict):
     """The numbers of `estimate.Calibration` that belong to one kind of optics."""
 
     patch_scale: float
@@ -174,7 +82,7 @@ class CalibrationTable(_Table):
     thick_share: float = 0.0
 
 
-class Calibrations(_Table):
+class Calibrations(Strict):
     """How sigma is made, behind objectives whose aberrations the board declares, and behind others."""
 
     known: CalibrationTable
@@ -186,10 +94,11 @@ class Calibrations(_Table):
         return Calibration(range_um, **table.model_dump())
 
 
-class Manifest(_Table):
+class Manifest(Strict):
     """The passport page: what the model is, what it is for, how well it did, and the hashes of its files.
 
     `precision` is the lowest type that the graph itself states; a manifest that says nothing of it is of fp32.
+    `calibration` is there for tasks that give a sigma; `facts` are what a task must know of its model besides.
     """
 
     format: Literal[1] = 1
@@ -204,7 +113,8 @@ class Manifest(_Table):
     input: Input
     outputs: tuple[str, ...]
     passport: Passport
-    calibration: Calibrations
+    calibration: Calibrations | None = None
+    facts: dict[str, float] = Field(default_factory=dict)
     metrics: dict[str, Any]
     training: Training
     sha256: dict[str, str]
@@ -215,7 +125,13 @@ class Manifest(_Table):
         return f"{self.name}@{self.version}"
 
     def calibration_for(self, optics: FrameOptics) -> Calibration:
-        """What fusing needs to know of a frame through these optics."""
+        """What fusing needs to know of a frame through these optics.
+
+        Raises:
+            BundleCorrupt: The manifest of a model of defocus has no calibration, or no range.
+        """
+        if self.calibration is None or self.passport.range_um is None:
+            raise BundleCorrupt(f"{self.label} states no calibration of its sigma, or no range; use another bundle")
         return self.calibration.which(self.passport.knows(optics), self.passport.range_um)
 
 
@@ -223,7 +139,8 @@ class Manifest(_Table):
 class ModelBundle:
     """A bundle in memory, checked.
 
-    `golden_in` is (N, P, P, 3) uint8; `golden_out` maps each output's name to (N,) float32.
+    `golden_in` is (N, P, P, 3) uint8; `golden_out` maps each output's name to (N,) or (N, W) float32, `golden_also`
+    each further input's to (N, width) float32.
     """
 
     manifest: Manifest
@@ -232,14 +149,14 @@ class ModelBundle:
     golden_out: Arrays
     sha256: str
     size_bytes: int
+    golden_also: Arrays = field(default_factory=dict)
 
 
 def pack(manifest: Manifest, onnx: bytes, golden: bytes) -> bytes:
     """The one encoding of a bundle; the manifest's hashes are filled in here."""
     hashes = {"model.onnx": _sha256(onnx), "golden.npz": _sha256(golden)}
     complete = manifest.model_copy(update={"sha256": hashes})
-    silent = {"precision"} if manifest.precision == "fp32" else set()  # appliances before it refuse the key
-    text = json.dumps(complete.model_dump(mode="json", exclude=silent), indent=1, sort_keys=True).encode()
+    text = json.dumps(_stated(complete), indent=1, sort_keys=True).encode()
     return _zip(
         {
             "manifest.json": text,
@@ -250,10 +167,22 @@ def pack(manifest: Manifest, onnx: bytes, golden: bytes) -> bytes:
     )
 
 
-def golden_bytes(counts: NDArray[np.uint8], outputs: Arrays) -> bytes:
-    """Golden inputs and outputs as reproducible npz bytes."""
+def _stated(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON values, without keys that say nothing new: appliances from before them refuse them."""
+    values: dict[str, Any] = manifest.model_dump(mode="json")
+    for name, silent in (("precision", "fp32"), ("calibration", None), ("facts", {})):
+        if values[name] == silent:
+            del values[name]
+    if not manifest.input.also:
+        del values["input"]["also"]
+    return values
+
+
+def golden_bytes(counts: NDArray[np.uint8], outputs: Arrays, also: Arrays | None = None) -> bytes:
+    """Golden inputs, further inputs and outputs as reproducible npz bytes."""
     buffers = {}
-    for name, array in {"input": counts, **outputs}.items():
+    further = {f"{_ALSO}{name}": array for name, array in (also or {}).items()}
+    for name, array in {"input": counts, **further, **outputs}.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         buffers[f"{name}.npy"] = buffer.getvalue()
@@ -278,12 +207,16 @@ def read(path: Path) -> ModelBundle:
         with np.load(io.BytesIO(members["golden.npz"]), allow_pickle=False) as golden:
             arrays: Arrays = {name: golden[name] for name in golden.files}
         counts = arrays.pop("input")
+        also = {name.removeprefix(_ALSO): arrays.pop(name) for name in list(arrays) if name.startswith(_ALSO)}
         if set(arrays) != set(manifest.outputs) or manifest.input.patch_px != counts.shape[1]:
             raise ValueError("its golden outputs are not those that its manifest names")  # noqa: TRY301
+        wanted = {further.name: (len(counts), further.width) for further in manifest.input.also}
+        if {name: array.shape for name, array in also.items()} != wanted:
+            raise ValueError("its golden inputs are not those that its manifest names")  # noqa: TRY301
     except Exception as error:  # parsers that meet damaged bytes may raise anything
         found = str(error).partition("\n")[0] or type(error).__name__
         raise BundleCorrupt(_corrupt(path, found)) from error
-    return ModelBundle(manifest, members["model.onnx"], counts, arrays, _sha256(data), len(data))
+    return ModelBundle(manifest, members["model.onnx"], counts, arrays, _sha256(data), len(data), also)
 
 
 def find(name: str) -> Path:
@@ -338,10 +271,6 @@ def _zip(members: dict[str, bytes]) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _within(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] <= value <= bounds[1]
 
 
 def _corrupt(path: Path, what: str) -> str:

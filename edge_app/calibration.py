@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from edge_app.answer import DEFOCUS, Verdict
 from edge_app.controller import Controller
 from edge_app.errors import UnfitRuler
-from edge_app.estimate import Verdict, level_um
+from edge_app.estimate import level_um
 from edge_app.job import Look
 from edge_app.measured import Measured
 from edge_app.mechanics import Mechanics, Reading, ScanGround
@@ -67,7 +68,7 @@ def calibrate_mechanics(controller: Controller, keep: bool, on_reading: OnReadin
         back_um=room_um,
         ahead_um=room_um,
         depth_of_field_um=microscope.objective.depth_of_field_um or microscope.profile.focus.sweep_fine_um,
-        range_um=ruler.bundle.manifest.passport.range_um,
+        range_um=ruler.bundle.manifest.passport.range_um or 0.0,
     )
     with microscope.camera.held():
         try:
@@ -160,7 +161,7 @@ def _reading(look: Look, motor_steps: int, near_um: float) -> Reading | None:
 
 
 def _ruler(controller: Controller) -> Model:
-    model = controller.needed_model()
+    model = controller.model_for(DEFOCUS)
     stage = model.bundle.manifest.training.stage
     if stage:
         raise UnfitRuler(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from edge_app import console
-
-if TYPE_CHECKING:
-    from edge_app.client import Client
+from edge_app import cli_calibrate, console
+from edge_app.cli_options import (
+    At,
+    Board,
+    Bundle,
+    Config,
+    Json,
+    Runtime,
+    Seed,
+    State,
+    Strategy,
+    connected,
+    server_at,
+    text_of,
+)
 
 app = typer.Typer(
     name="parfocal",
@@ -22,18 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-calibrations = typer.Typer(help="Measure the board itself.", no_args_is_help=True)
-app.add_typer(calibrations, name="calibrate")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
-At = Annotated[str, typer.Option(metavar="HOST:PORT", help="Ask this server instead of opening a board.")]
-Board = Annotated[str | None, typer.Option(help="A board by name, or a TOML file.")]
-Config = Annotated[Path | None, typer.Option(help="A TOML file with settings.")]
-Bundle = Annotated[str | None, typer.Option(help="factory (the one that fits), its name, a .parfocal file, or none.")]
-Runtime = Annotated[str | None, typer.Option(help="An inference runtime; the fastest here by default.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of a simulated board.")]
-State = Annotated[Path | None, typer.Option(help="Folder for what a board remembers.")]
-Strategy = Annotated[str, typer.Option(help="A focus strategy; the board's own by default.")]
+app.add_typer(cli_calibrate.app, name="calibrate")
 
 
 def main() -> None:
@@ -97,8 +95,8 @@ def focus(
     """Focus, and say what each look showed; exit 0 only if it ends in focus."""
     from edge_app import verbs
 
-    with _connected(
-        at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed, state=_text(state)
+    with connected(
+        at, config, strategy, board=board, bundle=bundle, runtime=runtime, seed=seed, state=text_of(state)
     ) as client:
         looks, outcome = verbs.focus(client, strategy, lambda line: typer.echo(line, err=as_json))
     result = {"looks": looks, "outcome": verbs.fields(outcome)}
@@ -111,6 +109,7 @@ def measure(
     at: At = "",
     board: Board = None,
     picture: Annotated[Path | None, typer.Option("--map", help="Draw each patch's defocus here.")] = None,
+    quality: Annotated[bool, typer.Option("--quality", help="Grade the focus by seven classes instead.")] = False,
     bundle: Bundle = None,
     runtime: Runtime = None,
     seed: Seed = None,
@@ -121,11 +120,15 @@ def measure(
     """Take one look and say how far out of focus it is. Moves nothing."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle=bundle, runtime=runtime, seed=seed, state=_text(state)) as client:
-        reply = client.measure(with_map=picture is not None, with_image=picture is not None)
+    if quality and picture is not None:
+        raise typer.BadParameter("--map draws defocus: leave out either it or --quality.")
+    with connected(at, config, board=board, bundle=bundle, runtime=runtime, seed=seed, state=text_of(state)) as client:
+        task = "quality" if quality else ""
+        reply = client.measure(with_map=picture is not None, with_image=picture is not None, task=task)
         if picture is not None:
             verbs.draw_map(reply, client.describe().camera.width_px, picture)
-    console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.estimate_line(reply.estimate)))
+    line = verbs.quality_line(reply.quality) if quality else verbs.estimate_line(reply.estimate)
+    console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
 
 
 @app.command()
@@ -143,7 +146,7 @@ def move(
 
     if (to_um is None) == (by_um is None):
         raise typer.BadParameter("give either --to or --by.")
-    with _connected(at, config, board=board, bundle="none", state=_text(state)) as client:
+    with connected(at, config, board=board, bundle="none", state=text_of(state)) as client:
         reply = client.move_to(to_um) if to_um is not None else client.move_by(by_um or 0.0)
     line = f"moved from {reply.from_z_um:.2f} to {reply.z_um:.2f} um"
     console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
@@ -154,7 +157,7 @@ def home(at: At = "", board: Board = None, state: State = None, config: Config =
     """Find the axis's home switch."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle="none", state=_text(state)) as client:
+    with connected(at, config, board=board, bundle="none", state=text_of(state)) as client:
         reply = client.home()
     lasts = "" if at else "; forgotten as this command ends, unless the board holds without power: serve it, use --at"
     console.show(verbs.fields(reply), as_json, lambda out: out.print(f"homed, at {reply.z_um:.2f} um{lasts}"))
@@ -165,32 +168,9 @@ def set_zero(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Declare a server's present position to be zero, the middle of the declared window."""
     from edge_app import verbs
 
-    with _server(at, config) as client:
+    with server_at(at, config) as client:
         reply = client.set_zero()
     console.show(verbs.fields(reply), as_json, lambda out: out.print(f"zero is here, at {reply.z_um:.2f} um"))
-
-
-@calibrations.command("mechanics")
-def calibrate_mechanics(
-    at: At = "",
-    board: Board = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the result, neither go by it nor keep it.")] = False,
-    bundle: Bundle = None,
-    seed: Seed = None,
-    state: State = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Measure which way the motor turns, its backlash and its step; exit 0 if the scan was conclusive."""
-    from edge_app import verbs
-
-    with (
-        _connected(at, config, board=board, bundle=bundle, seed=seed, state=_text(state)) as client,
-        console.progress() as progress,
-    ):
-        result = verbs.calibrate(client, dry_run, progress)
-    console.show(verbs.mechanics_fields(result), as_json, lambda out: out.print(verbs.mechanics_lines(result)))
-    raise typer.Exit(0 if result.HasField("mechanics") else 1)
 
 
 @app.command()
@@ -207,7 +187,7 @@ def capture(
     """Take one frame."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle="none", seed=seed, state=_text(state)) as client:
+    with connected(at, config, board=board, bundle="none", seed=seed, state=text_of(state)) as client:
         reply = client.capture(max_px)
     file.write_bytes(reply.image_png)
     result = {"file": str(file), **verbs.fields(reply)}
@@ -226,7 +206,7 @@ def models(
     """List the models, and whether they fit the board."""
     from edge_app import verbs
 
-    with _connected(at, config, board=board, bundle=bundle or "none") as client:
+    with connected(at, config, board=board, bundle=bundle or "none") as client:
         reply = client.models()
     console.show(verbs.fields(reply), as_json, lambda out: verbs.print_models(reply, out))
 
@@ -236,7 +216,7 @@ def position(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Say where a server's objective is."""
     from edge_app import verbs
 
-    with _server(at, config) as client:
+    with server_at(at, config) as client:
         reply = client.position()
     console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.position_line(reply)))
 
@@ -246,7 +226,7 @@ def status(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Say what a server serves, with which model and runtime, and what troubles it; exit 0 if nothing does."""
     from edge_app import verbs
 
-    with _server(at, config) as client:
+    with server_at(at, config) as client:
         reply = client.describe()
     console.show(verbs.fields(reply), as_json, lambda out: out.print(verbs.status_lines(reply)))
     raise typer.Exit(1 if reply.HasField("trouble") else 0)
@@ -257,7 +237,7 @@ def stop(at: At = "", config: Config = None, as_json: Json = False) -> None:
     """Stop whatever a server moves."""
     from edge_app import verbs
 
-    with _server(at, config) as client:
+    with server_at(at, config) as client:
         reply = client.stop()
     was = "stopped" if reply.was_running else "nothing was running"
     line = f"{was}; at rest at {reply.z_um:.2f} um"
@@ -271,13 +251,24 @@ def replay(
     z_step_um: Annotated[float | None, typer.Option(help="Distance between slices, um.")] = None,
     z_um: Annotated[str | None, typer.Option(metavar="A,B,...", help="Position of each slice, um.")] = None,
     bundle: Annotated[str, typer.Option(help="factory (what fits), its name, or a .parfocal file.")] = "factory",
+    curve_on: Annotated[Path | None, typer.Option("--calibrate-on", help="Its focus curve from this stack.")] = None,
+    curve_here: Annotated[
+        bool, typer.Option("--calibrate-here", help="Its focus curve from the stack itself.")
+    ] = False,
+    hold_out: Annotated[
+        bool, typer.Option("--hold-out", help="That, on every second slice; focus the others.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Focus a recorded z-stack, once from every slice."""
+    """Focus a recorded z-stack, once from every slice; few_shot needs to be told where its focus curve comes from."""
     from edge_app import replay as replays
+    from edge_app.replay_curve import CurveWish
 
+    if curve_on is not None and (curve_here or hold_out):
+        raise typer.BadParameter("--calibrate-on takes the curve from another stack; leave the other option out.")
+    wish = CurveWish(curve_on, hold_out) if curve_on or curve_here or hold_out else None
     with console.progress() as progress:
-        result = replays.replay(stack, strategy, _numbers(z_um), z_step_um, bundle, progress)
+        result = replays.replay(stack, strategy, _numbers(z_um), z_step_um, bundle, wish, progress)
     console.show(result, as_json, lambda out: replays.print_table(result, out))
 
 
@@ -336,37 +327,6 @@ def doctor(
     result = doctors.examine()
     console.show(result, as_json, lambda out: doctors.print_table(result, out))
     raise typer.Exit(0 if result["simulated_board_works"] else 1)
-
-
-@contextmanager
-def _connected(at: str, config: Path | None, strategy: str = "", **flags: str | int | None) -> Iterator[Client]:
-    """A client of the server at an address; without one, of a board opened in this process."""
-    from edge_app import verbs
-    from edge_app.client import Client
-
-    if at:
-        given = [name for name, value in flags.items() if value not in (None, "none")]
-        if given:
-            raise typer.BadParameter(f"--at asks a server that has its own --{given[0]}; leave one of the two out.")
-        with Client(at) as client:
-            yield client
-    else:
-        with verbs.local(config, strategy, **flags) as client:
-            yield client
-
-
-@contextmanager
-def _server(at: str, config: Path | None) -> Iterator[Client]:
-    """A client of the server at an address, by default the one that the settings name."""
-    from edge_app.client import Client
-    from edge_app.config import read_settings
-
-    with Client(at or read_settings(config).listen) as client:
-        yield client
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _numbers(text: str | None) -> list[float] | None:

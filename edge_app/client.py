@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import grpc
 
+from edge_app.errors import RemoteError
 from edge_app.patches import RegionOfInterest
 from edge_app.statuses import error_of
 from edge_app.stubs.parfocal.v1 import focus_pb2 as looks
@@ -25,11 +27,19 @@ _OPTIONS = (
 )
 
 
+_ANSWERS: dict[str, Literal["estimate", "quality", "scores"]] = {
+    "defocus": "estimate",
+    "quality": "quality",
+    "sharpness": "scores",
+}
+"""Where a reply holds the answer of each task."""
+
+
 class Client:
     """A connection to one appliance; close it, or use it in a with-block.
 
-    Every verb gives the reply message. `timeout_s` bounds each call but `focus` and
-    `calibrate_mechanics`, which may be stopped instead.
+    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, `calibrate_mechanics` and
+    `calibrate_focus`, which may be stopped instead.
 
     Raises, from every verb:
         FirmwareError, AppError: What the server raised.
@@ -57,12 +67,15 @@ class Client:
         self.close()
 
     def measure(
-        self, with_map: bool = False, with_image: bool = False, roi: RegionOfInterest | None = None
+        self, with_map: bool = False, with_image: bool = False, roi: RegionOfInterest | None = None, task: str = ""
     ) -> looks.MeasureReply:
-        """Take one frame and say how far out of focus it is."""
-        request = looks.MeasureRequest(with_map=with_map, with_image=with_image, roi=_roi(roi))
+        """Take one frame and say how far out of focus it is, or what the model of another task makes of it."""
+        request = looks.MeasureRequest(with_map=with_map, with_image=with_image, roi=_roi(roi), task=task)
         with self._named():
-            return self._focus.Measure(request, timeout=self._timeout_s)
+            reply = self._focus.Measure(request, timeout=self._timeout_s)
+        if task and not reply.HasField(_ANSWERS[task]):
+            raise RemoteError(f"{self.address} does not know the task {task!r}; update parfocal there")
+        return reply
 
     def focus(self, strategy: str = "", roi: RegionOfInterest | None = None) -> Iterator[looks.FocusEvent]:
         """Focus, and give each look as it is taken, then the outcome; leaving the loop stops the job."""
@@ -117,6 +130,21 @@ class Client:
         """Measure the axis, and give each look as it is taken, then the result; leaving the loop stops the job."""
         with self._named():
             call = self._microscope.CalibrateMechanics(microscope.CalibrateMechanicsRequest(dry_run=dry_run))
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    def calibrate_focus(
+        self, range_um: float = 0.0, step_um: float = 0.0, dry_run: bool = False
+    ) -> Iterator[microscope.CalibrateFocusEvent]:
+        """Record a focus curve, and give each look as it is taken, then the result; leaving the loop stops the job.
+
+        Range and step, um, are by the objective where they are zero.
+        """
+        request = microscope.CalibrateFocusRequest(range_um=range_um, step_um=step_um, dry_run=dry_run)
+        with self._named():
+            call = self._microscope.CalibrateFocus(request)
             try:
                 yield from call
             finally:

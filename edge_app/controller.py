@@ -8,20 +8,34 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Protocol
 
-from edge_app.errors import RuntimeFailed, UnknownStrategy
-from edge_app.estimate import DefocusEstimate, Verdict, refuse, screen
+from edge_app.answer import DEFOCUS, Answer, Verdict, screen
+from edge_app.curve import FocusCurve
+from edge_app.curves import Curves
+from edge_app.errors import UnknownStrategy
 from edge_app.job import Ending, Job, Look, OnLook, Outcome, Stopwatch
 from edge_app.linear import rgb8
 from edge_app.measured import Memory
-from edge_app.measures import sharpness
 from edge_app.model import Model, ModelSource
 from edge_app.passages import passage_of, returned_by
 from edge_app.patches import MIN_CONTRAST, PATCH_PX, PatchGrid, RegionOfInterest, chosen, content
-from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper, shown_better
+from edge_app.roster import Roster
+from edge_app.sharpness import sharpness
+from edge_app.strategy import (
+    Decision,
+    GiveUp,
+    Glide,
+    Ground,
+    MoveTo,
+    Observation,
+    Plan,
+    Settled,
+    sharper,
+    shown_better,
+)
 from edge_app.watch import Finding, Kind, MoveWatch, Suspicion
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
-from firmware.frames import Frame, FrameOptics
+from firmware.frames import Frame
 from firmware.microscope import Microscope
 from firmware.travel import Move, Travel
 
@@ -30,7 +44,6 @@ _SAME = 1.3
 # A way that is made again costs two more of its kind, play included.
 _WAYS = 4
 _ALL = 0.7
-_LOADING_S = 180.0
 _STALE = "the camera only gave frames from before they were asked for; check its buffers, or raise flush_frames"
 
 
@@ -38,7 +51,7 @@ class StrategyModule(Protocol):
     """What a file in strategies/ holds."""
 
     SUMMARY: str
-    NEEDS_MODEL: bool
+    TASK: str
 
     def plan(self, first: Observation, ground: Ground) -> Plan:
         """Decide, look by look."""
@@ -46,10 +59,10 @@ class StrategyModule(Protocol):
 
 
 class Controller:
-    """One microscope, at most one model, and the order in which things happen.
+    """One microscope, at most one model for each task, and the order in which things happen.
 
-    With a `source` the model is looked for again when another objective is in place. `memory` is what the board
-    measured of itself.
+    `model` is open from the start; with a `source` those of other tasks are opened when they are first asked, and all
+    are looked for again when another objective is in place. `memory` is what the board measured of itself.
     """
 
     def __init__(
@@ -60,10 +73,15 @@ class Controller:
         memory: Memory | None = None,
     ) -> None:
         self.microscope = microscope
-        self.model = model
+        self.models = Roster(model, source, microscope.expect)
         self.memory = memory or Memory(microscope.profile, None)
+        self.curves = Curves(microscope.profile, self.memory.folder)
         self.watch = MoveWatch()
-        self._source = source
+
+    @property
+    def model(self) -> Model | None:
+        """The model for defocus, if it is open."""
+        return self.models.loaded(DEFOCUS)
 
     def select_objective(self, name: str) -> float:
         """Note that another objective is in place, with the model for it; a model that cannot be had changes nothing.
@@ -76,61 +94,66 @@ class Controller:
             AppError: Its model cannot be loaded.
             AxisError: As `ZAxis.move_by`; the objective and the model are the new ones.
         """
-        if self._source is not None:
-            optics = self.microscope.profile.frame_optics(self.microscope.objective_named(name))
-            self.microscope.expect(_LOADING_S)
-            self.model = self._source.model_for(optics, self.model)
+        self.models.change(self.microscope.profile.frame_optics(self.microscope.objective_named(name)))
         return self.microscope.select_objective(name)
 
-    def look(self, ask: bool = True, roi: RegionOfInterest | None = None, as_if_asked: bool = False) -> Look:
-        """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one estimate.
+    def look(self, task: str = DEFOCUS, roi: RegionOfInterest | None = None, like: str = "") -> Look:
+        """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one answer.
 
         Raises:
             CameraError: No frame could be had.
             GridTooLarge: Not one patch fits the frame or the region.
             RuntimeFailed: A model is needed and there is none, or it failed.
         """
+        if task:
+            self.model_for(task)  # a frame must not grow old while its model is opened
         watch = Stopwatch()
         with watch("capture"):
             frame = self.microscope.capture()
-        return self.judge(frame, ask, roi, watch, as_if_asked)
+        return self.judge(frame, task, roi, watch, like)
 
     def judge(
         self,
         frame: Frame,
-        ask: bool = True,
+        task: str = DEFOCUS,
         roi: RegionOfInterest | None = None,
         watch: Stopwatch | None = None,
-        as_if_asked: bool = False,
+        like: str = "",
     ) -> Look:
-        """Judge a frame that is already here: the line from pixels to estimate. Raises as `look`.
+        """Judge a frame that is already here: the line from pixels to answer. Raises as `look`.
 
-        Where the model is asked (or `as_if_asked`) and its passport accepts, the frame is read and cut as it wants.
+        The model of `task` is asked, none for "". Where its passport accepts the optics, or that of the task that this
+        look is to be `like`, the frame is read and cut as that model wants.
         """
         watch = watch or Stopwatch()
         with watch("convert"):
-            reader = self._fitting(frame.optics) if ask or as_if_asked else None
+            reader = self.models.fitting(task or like, frame.optics)
             rgb = rgb8(frame, reader is None or reader.undoes_tone)
             grid = PatchGrid.fit(frame.height_px, frame.width_px, reader.patch_px if reader else PATCH_PX, roi)
         with watch("reject"):
-            seen = content(rgb, grid, self.model.min_contrast if self.model else MIN_CONTRAST)
+            judge = reader or self.model
+            seen = content(rgb, grid, judge.min_contrast if judge else MIN_CONTRAST)
             informative = seen.informative
         with watch("sharpness"):
             sharp = sharpness(rgb, grid)
-        estimate = None
-        if ask:
-            model = self.needed_model()
-            estimate = self._refusal(frame, grid) or screen(seen, grid)
-            if estimate is None:
+        answer: Answer | None = None
+        if task:
+            model = self.model_for(task)
+            stale = None if frame.fresh else (Verdict.STALE_FRAME, _STALE)
+            refusal = stale or model.refusal(frame.optics) or screen(seen)
+            if refusal is not None:
+                answer = model.refuse(refusal, grid)
+            else:
                 with watch("cut"):
                     asked = chosen(seen, grid, model.patches_at_most)
                     counts = grid.cut(rgb, asked)
+                    also = model.also(rgb if roi is None else roi.of(rgb))
                 with watch("infer"):
-                    outputs = model.infer(counts)
+                    outputs = model.infer(counts, also)
                 with watch("fuse"):
-                    estimate = model.answer(outputs, asked, grid, frame.optics)
-        observation = Observation(frame.z_um, estimate, sharp, informative, frame.fresh)
-        return Look(frame, observation, watch.ms)
+                    answer = model.answer(outputs, asked, grid, frame.optics)
+        observation = Observation(frame.z_um, answer, sharp, informative, frame.fresh)
+        return Look(frame, observation, watch.ms, task)
 
     def focus(self, strategy: str, on_look: OnLook, roi: RegionOfInterest | None = None) -> Outcome:
         """Run one strategy to its end; never leave the axis worse off than it was.
@@ -149,27 +172,31 @@ class Controller:
             FirmwareError: Camera or axis failed; the axis is at rest.
             AppError: The model failed or the grid does not fit.
         """
-        module = self._strategy(strategy)
+        module = strategy_of(strategy)
         axis = self.microscope.axis
-        job = Job(strategy, axis.z_um, self.microscope.clock.now_s(), roi, axis.losses)
+        job = Job(strategy, module.TASK, axis.z_um, self.microscope.clock.now_s(), roi, axis.losses)
         travel = self.microscope.job_travel()
 
         try:
             with self.microscope.camera.held():
                 axis.move_to(job.start_um, travel)
-                look = self._looked(job, module.NEEDS_MODEL)
-                plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um))
+                look = self._looked(job, job.task)
+                plan: Plan = module.plan(look.seen, self._ground(travel.low_um, travel.high_um, look))
                 decision = _decide(plan, look.seen, first=True)
-                while isinstance(decision, MoveTo):
+                while isinstance(decision, (MoveTo, Glide)):
                     on_look(len(job.seen), look, decision)
                     before = look.seen
                     del look  # its frame would be kept while the next is taken
-                    move = axis.move_to(decision.z_um, travel)
-                    job.moves += 1
-                    after = self._looked(job, module.NEEDS_MODEL)
-                    look = self._watched(job, before, move, after, travel, on_look)
+                    if isinstance(decision, Glide):
+                        look = self._glided(job, decision, travel)
+                    else:
+                        move = axis.move_to(decision.z_um, travel)
+                        job.moves += 1
+                        after = self._looked(job, job.task)
+                        look = self._watched(job, before, move, after, travel, on_look)
                     decision = _decide(plan, look.seen)
                 on_look(len(job.seen), look, decision)
+                axis.rest()
         except MotionStopped as stopped:
             return self._outcome(job, Ending.STOPPED, Verdict.OK, str(stopped))
         except TravelSpent as spent:
@@ -180,6 +207,14 @@ class Controller:
             self._retreat(job)
             raise
         return self._conclude(job, decision)
+
+    def _glided(self, job: Job, decision: Glide, travel: Travel) -> Look:
+        """Be on the way at a set speed, and look meanwhile; whatever is decided next but another glide ends it."""
+        axis = self.microscope.axis
+        if not axis.moving:
+            job.moves += 1
+        axis.glide(decision.z_um, decision.speed_um_s, travel)
+        return self._looked(job, job.task)
 
     def _watched(
         self, job: Job, before: Observation, move: Move, after: Look, travel: Travel, on_look: OnLook
@@ -213,11 +248,11 @@ class Controller:
         on_look(len(job.seen), look, decision)
         self.microscope.axis.move_to(decision.z_um, travel)
         job.moves += 1
-        return self._looked(job, ask=True)
+        return self._looked(job, job.task)
 
-    def _looked(self, job: Job, ask: bool, as_if_asked: bool = False) -> Look:
+    def _looked(self, job: Job, task: str) -> Look:
         """A look of a job; the job keeps what was seen, not the frame."""
-        look = self.look(ask, job.roi, as_if_asked)
+        look = self.look(task, job.roi, like=job.task)
         job.seen.append(look.seen)
         return look
 
@@ -227,7 +262,7 @@ class Controller:
             verdict = decision.verdict if isinstance(decision, GiveUp) else Verdict.OK
             return self._outcome(job, Ending.STAYED, verdict, decision.why)
         if isinstance(decision, Settled) and shown_better(first, last):
-            deciding = first.estimate.verdict if first.estimate else Verdict.OK
+            deciding = first.answer.verdict if first.answer else Verdict.OK
             return self._outcome(job, Ending.FOCUSED, deciding, decision.why)
         if isinstance(decision, Settled):
             decision = GiveUp(Verdict.OK, f"{decision.why}, but no sharper than the start")
@@ -254,11 +289,13 @@ class Controller:
     def _is_back(self, job: Job) -> bool:
         """Whether the start looks as it did: its sharpness, on the same patches, is what it was."""
         first = job.seen[0]
-        again = self._looked(job, ask=False, as_if_asked=first.estimate is not None).seen
+        again = self._looked(job, "").seen
         return not again.fresh or 1 / _SAME <= sharper(first, again) <= _SAME
 
     def _retreat(self, job: Job) -> None:
         """After a fault: try to go back to the start, and let the fault speak."""
+        with suppress(FirmwareError):
+            self.microscope.axis.rest()
         with suppress(FirmwareError):
             self.microscope.axis.go_back(job.start_um, job.losses)
         with suppress(FirmwareError):
@@ -281,32 +318,15 @@ class Controller:
             moves=job.moves,
             duration_s=self.microscope.clock.now_s() - job.began_s,
             strategy=job.strategy,
-            last=job.seen[-1].estimate if job.seen else None,
+            last=job.seen[-1].answer if job.seen else None,
             findings=tuple(job.findings),
         )
 
-    def _refusal(self, frame: Frame, grid: PatchGrid) -> DefocusEstimate | None:
-        if not frame.fresh:
-            return refuse(Verdict.STALE_FRAME, _STALE, grid)
-        return self.needed_model().refuses(frame.optics, grid)
+    def model_for(self, task: str) -> Model:
+        """The model of a task for the objective in place, opened now if it was not. Raises as `Roster.of`."""
+        return self.models.of(task, self.microscope.optics)
 
-    def _fitting(self, optics: FrameOptics) -> Model | None:
-        """The model, if its passport accepts these optics."""
-        if self.model is None or self.model.bundle.manifest.passport.check(optics) is not None:
-            return None
-        return self.model
-
-    def needed_model(self) -> Model:
-        """The model.
-
-        Raises:
-            RuntimeFailed: There is none.
-        """
-        if self.model is None:
-            raise RuntimeFailed("no model is loaded; start with --bundle factory, or use --strategy sweep")
-        return self.model
-
-    def _ground(self, low_um: float, high_um: float) -> Ground:
+    def _ground(self, low_um: float, high_um: float, first: Look) -> Ground:
         focus = self.microscope.profile.focus
         return Ground(
             low_um,
@@ -315,17 +335,36 @@ class Controller:
             focus.sweep_coarse_um,
             focus.sweep_fine_um,
             focus.sweep_half_range_um,
+            self.microscope.profile.axis.speed_um_s,
+            self.microscope.clock.now_s() - first.frame.captured_at_s,
+            self._curve(first.task),
         )
 
-    def _strategy(self, name: str) -> StrategyModule:
-        try:
-            module: StrategyModule = plugins.load(STRATEGIES, name)
-        except UnknownPlugin as error:
-            raise UnknownStrategy(str(error)) from error
-        return module
+    def _curve(self, task: str) -> FocusCurve | None:
+        """How the scores of a task's model rise around focus under the objective in place, if that was recorded."""
+        model = self.models.loaded(task)
+        return None if model is None else self.curves.known(self.microscope.objective, model.bundle.sha256)
 
 
-def _decide(plan: Plan, seen: Observation, first: bool = False) -> MoveTo | Settled | GiveUp:
+def strategy_of(name: str) -> StrategyModule:
+    """A strategy's file.
+
+    Raises:
+        UnknownStrategy: There is none of that name.
+    """
+    try:
+        module: StrategyModule = plugins.load(STRATEGIES, name)
+    except UnknownPlugin as error:
+        raise UnknownStrategy(str(error)) from error
+    return module
+
+
+def task_of(name: str) -> str:
+    """The task whose model a strategy asks; "" for one that asks none, or that does not exist."""
+    return plugins.load(STRATEGIES, name).TASK if name in plugins.names(STRATEGIES) else ""
+
+
+def _decide(plan: Plan, seen: Observation, first: bool = False) -> Decision:
     """The plan's next decision, its return value being the last; no decision is taken on a stale frame."""
     if not seen.fresh:
         return GiveUp(Verdict.STALE_FRAME, _STALE)

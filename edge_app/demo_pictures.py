@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from edge_app.client import Client
 from edge_app.pictures import defocus_map, from_png
-from edge_app.wire import patch_map_from
+from edge_app.wire_answers import patch_map_from
 
 if TYPE_CHECKING:
     from edge_app.demo import Done

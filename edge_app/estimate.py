@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.patches import Content, PatchGrid
+from edge_app.answer import Floats, Mask, Verdict
+from edge_app.patches import PatchGrid
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 _OUTSIDE = 1.15
 _AGREE = 0.75
 _NEAR, _MINORITY = 0.25, 0.25
@@ -23,21 +21,6 @@ _LEVEL = 0.1
 _SOFT_UM, _FREE = 0.1, 1e-4
 # A third of the patches may look thicker: where cells lie in one layer each, many patches look thin.
 _THICKER = 2 / 3
-
-
-class Verdict(Enum):
-    """What an answer is worth; everything but OK comes with a sentence."""
-
-    OK = "ok"
-    NO_CONTENT = "no content"
-    TOO_DARK = "too dark"
-    SATURATED = "saturated"
-    OUT_OF_RANGE = "out of range"
-    DISAGREEMENT = "disagreement"
-    SIGN_UNCERTAIN = "sign uncertain"
-    STALE_FRAME = "stale frame"
-    WRONG_OPTICS = "wrong optics"
-    OPTICS_UNKNOWN = "optics unknown"
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,20 @@ class DefocusEstimate:
     sigma_um: float
     patches: PatchMap
     model: str = ""
+
+    def figures(self) -> dict[str, float]:
+        """Its numbers by name."""
+        return {"defocus_um": self.defocus_um, "sigma_um": self.sigma_um}
+
+    @property
+    def grid(self) -> PatchGrid:
+        """Where the patches lie."""
+        return self.patches.grid
+
+    @property
+    def informative(self) -> Mask:
+        """(N,) the patches that were asked."""
+        return self.patches.informative
 
     @property
     def patches_used(self) -> int:
@@ -123,17 +120,6 @@ def refuse(verdict: Verdict, sentence: str, grid: PatchGrid, informative: Mask |
     nothing = np.full(grid.count, np.nan, np.float32)
     mask = informative if informative is not None else np.zeros(grid.count, bool)
     return DefocusEstimate(verdict, sentence, float("nan"), float("nan"), PatchMap(grid, mask, nothing, nothing))
-
-
-def screen(seen: Content, grid: PatchGrid) -> DefocusEstimate | None:
-    """Refuse a frame that no network needs to look at; None if there is something to ask about."""
-    if seen.informative.any():
-        return None
-    if (seen.saturated >= 0.5).mean() > 0.5:
-        return refuse(Verdict.SATURATED, "most of the frame is blown out; shorten the exposure or dim the lamp", grid)
-    if float(np.median(seen.brightness)) <= 12.0:
-        return refuse(Verdict.TOO_DARK, "the frame is nearly black; switch on the lamp or lengthen the exposure", grid)
-    return refuse(Verdict.NO_CONTENT, "no patch shows any structure; move the slide to a place with specimen", grid)
 
 
 def fuse(

@@ -6,11 +6,12 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
+from edge_app.answer import DEFOCUS, Verdict
 from edge_app.config import Settings
-from edge_app.controller import STRATEGIES, Controller
+from edge_app.controller import STRATEGIES, Controller, task_of
 from edge_app.doctor import Finding, why
 from edge_app.errors import AppError
-from edge_app.estimate import Verdict
+from edge_app.estimate import DefocusEstimate
 from edge_app.model import Model, ModelSource
 from firmware import plugins
 from firmware.errors import FirmwareError
@@ -100,7 +101,8 @@ def _model(profile: BoardProfile, settings: Settings) -> Generator[Finding, None
         known = ", ".join(plugins.names(STRATEGIES))
         yield Finding("model", strategy, False, f"there is no such strategy; correct strategy in [focus]: {known}")
         return None
-    needed = bool(plugins.load(STRATEGIES, strategy).NEEDS_MODEL)
+    task = task_of(strategy)
+    needed = bool(task)
     without = (
         f'the strategy {strategy} needs a model: write strategy = "sweep" in [focus], which needs none'
         if needed
@@ -112,7 +114,9 @@ def _model(profile: BoardProfile, settings: Settings) -> Generator[Finding, None
     objective = profile.objective[0]
     optics = profile.frame_optics(objective)
     try:
-        model = ModelSource(settings.bundle, settings.runtime, settings.threads).model_for(optics)
+        model = ModelSource(settings.bundle, settings.runtime, settings.threads).model_for(
+            optics, task=task or DEFOCUS
+        )
     except AppError as error:
         yield Finding("model", settings.bundle, False, str(error))
         return None
@@ -128,14 +132,16 @@ def _model(profile: BoardProfile, settings: Settings) -> Generator[Finding, None
 def _verdict(microscope: Microscope, model: Model, frame: Frame) -> Finding:
     """One look at the frame through the line that serves."""
     try:
-        look = Controller(microscope, model).judge(frame)
+        look = Controller(microscope, model).judge(frame, model.bundle.manifest.task)
     except (AppError, FirmwareError) as error:
         return Finding("model", "verdict", False, str(error))
-    estimate = look.seen.estimate
-    assert estimate is not None
-    said = estimate.sentence
-    if estimate.verdict is Verdict.OK:
-        said = f"{estimate.defocus_um:+.1f} um from focus, +-{estimate.sigma_um:.1f} um"
+    answer = look.seen.answer
+    assert answer is not None
+    said = answer.sentence
+    if answer.verdict is Verdict.OK:
+        said = ", ".join(f"{name} {figure:.3g}" for name, figure in answer.figures().items())
+    if answer.verdict is Verdict.OK and isinstance(answer, DefocusEstimate):
+        said = f"{answer.defocus_um:+.1f} um from focus, +-{answer.sigma_um:.1f} um"
     took_ms = sum(look.stage_ms.values())
-    detail = f"{estimate.verdict.value}: {said}; judged in {took_ms:.0f} ms"
-    return Finding("model", "verdict", estimate.verdict not in _OF_THE_BOARD, detail)
+    detail = f"{answer.verdict.value}: {said}; judged in {took_ms:.0f} ms"
+    return Finding("model", "verdict", answer.verdict not in _OF_THE_BOARD, detail)

@@ -8,20 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-from edge_app.estimate import DefocusEstimate, Verdict
+from edge_app.answer import Answer, Verdict
 from edge_app.patches import RegionOfInterest
-from edge_app.strategy import GiveUp, MoveTo, Observation, Settled
+from edge_app.strategy import Decision, Observation
 from edge_app.watch import Finding
 from firmware.frames import Frame
 
 
 @dataclass(frozen=True)
 class Look:
-    """A frame and what it was found to show; `stage_ms` says where the time went."""
+    """A frame and what it was found to show; `stage_ms` says where the time went, `task` what was asked, or ""."""
 
     frame: Frame
     seen: Observation
     stage_ms: dict[str, float]
+    task: str = ""
 
 
 class Ending(Enum):
@@ -49,15 +50,16 @@ class Outcome:
     moves: int
     duration_s: float
     strategy: str
-    last: DefocusEstimate | None
+    last: Answer | None
     findings: tuple[Finding, ...] = ()
 
 
 @dataclass
 class Job:
-    """A focus job so far: where it began, what it saw and found out, and its last move."""
+    """A focus job so far: what it asks, where it began, what it saw and found out, and its last move."""
 
     strategy: str
+    task: str
     start_um: float
     began_s: float
     roi: RegionOfInterest | None
@@ -68,7 +70,7 @@ class Job:
     last_dz_um: float = 0.0
 
 
-OnLook = Callable[[int, Look, MoveTo | Settled | GiveUp], None]
+OnLook = Callable[[int, Look, Decision], None]
 """Number from 1, the look, and what is decided on it."""
 
 

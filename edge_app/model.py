@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from edge_app import bundle as bundles
 from edge_app import selection
-from edge_app.bundle import ModelBundle
+from edge_app.answer import DEFOCUS, Answer, Refusal
+from edge_app.bundle import Manifest, ModelBundle
 from edge_app.errors import BundleError, RuntimeFailed
-from edge_app.estimate import DefocusEstimate, refuse
 from edge_app.patches import PatchGrid
 from edge_app.runtime import Runtime, open_runtime
 from firmware import plugins
 from firmware.errors import UnknownPlugin
 from firmware.frames import FrameOptics
+
+Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,32 @@ class Model:
         """How many patches of a frame it is asked about; 0 for all."""
         return self.bundle.manifest.input.patches_at_most
 
-    def refuses(self, optics: FrameOptics, grid: PatchGrid) -> DefocusEstimate | None:
-        """The refusal for a frame through these optics, or None if the passport accepts them."""
-        reason = self.bundle.manifest.passport.check(optics)
-        return None if reason is None else refuse(*reason, grid)
+    def refusal(self, optics: FrameOptics) -> Refusal | None:
+        """Why it must not judge a frame through these optics, or None."""
+        return self.bundle.manifest.passport.check(optics)
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def refuse(self, refusal: Refusal, grid: PatchGrid) -> Answer:
+        """A refusal as an answer of its task, without numbers."""
+        answer: Answer = self.task.refuse(*refusal, grid)
+        return answer
+
+    def also(self, rgb: NDArray[np.uint8]) -> Arrays:
+        """What the network reads of a whole frame (H, W, 3) uint8 beside patches: (width,) float32 by name."""
+        return {} if not self.bundle.manifest.input.also else self.task.also(rgb)
+
+    def infer(self, counts: NDArray[np.uint8], also: Arrays | None = None) -> Arrays:
         """The network's raw outputs for patches (K, P, P, 3) uint8, in one batch.
+
+        Args:
+            counts: The patches.
+            also: What it reads of the whole frame, as `also` gives it.
 
         Raises:
             RuntimeFailed: The runtime refused the batch, or its answers are not numbers.
         """
+        further = {name: np.repeat(values[None], len(counts), axis=0) for name, values in (also or {}).items()}
         try:
-            outputs = self.runtime.infer(counts)
+            outputs = self.runtime.infer(counts, further)
         except RuntimeFailed:
             raise
         except Exception as error:
@@ -85,21 +100,22 @@ class Model:
 
     def answer(
         self,
-        outputs: dict[str, NDArray[np.float32]],
+        outputs: Arrays,
         informative: NDArray[np.bool_],
         grid: PatchGrid,
         optics: FrameOptics,
-    ) -> DefocusEstimate:
-        """What the outputs for the asked patches of a frame through these optics mean, as one estimate."""
-        estimate: DefocusEstimate = self.task.answer(outputs, informative, grid, self.bundle.manifest, optics)
-        return estimate
+    ) -> Answer:
+        """What the outputs for the asked patches of a frame through these optics mean, as one answer."""
+        answer: Answer = self.task.answer(outputs, informative, grid, self.bundle.manifest, optics)
+        return answer
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a board's model comes from: the bundle that was asked for, or `factory`; see `selection`.
+    """Where a board's models come from: the bundle that was asked for, or `factory`; see `selection`.
 
-    `builds` lets a runtime build in the background what it needs; for a server, not for one look.
+    A bundle that was asked for serves its own task; the models of other tasks come from the factory. `builds` lets a
+    runtime build in the background what it needs; for a server, not for one look.
     """
 
     name: str = selection.FACTORY
@@ -107,14 +123,14 @@ class ModelSource:
     threads: int = 0
     builds: bool = False
 
-    def model_for(self, optics: FrameOptics, loaded: Model | None = None) -> Model:
-        """The model for these optics: the loaded one if it is that, or if no other fits better.
+    def model_for(self, optics: FrameOptics, loaded: Model | None = None, task: str = DEFOCUS) -> Model:
+        """The model of a task for these optics: the loaded one if it is that, or if no other fits better.
 
         Raises:
             BundleError: It is missing or damaged.
             RuntimeFailed: No runtime can execute it as the golden outputs demand.
         """
-        choice = selection.select(self.name, optics)
+        choice = selection.select(self.name, optics, task)
         stays = loaded is not None and (not choice.fits or loaded.bundle.sha256 == bundles.read(choice.path).sha256)
         model = loaded if loaded is not None and stays else self._open(choice.path)
         return replace(model, why=choice.why)
@@ -137,4 +153,20 @@ def open_model(path: Path, runtime: str = "", threads: int = 0, builds: bool = F
         raise BundleError(
             f"{checked.manifest.label} is for a task that this version does not know: {error}"
         ) from error
+    _check(checked.manifest, task)
     return Model(checked, open_runtime(checked, runtime, threads, builds), task)
+
+
+def _check(manifest: Manifest, task: ModuleType) -> None:
+    """See that a bundle states what its task goes by, before it is asked anything.
+
+    Raises:
+        BundleError: An output, what is read beside patches, or a fact of its manifest is missing.
+    """
+    lacking = [f"the output {name}" for name in task.OUTPUTS if name not in manifest.outputs]
+    if manifest.input.also and not hasattr(task, "also"):
+        lacking.append("a task that reads more than patches")
+    lacking += task.lacks(manifest)
+    if lacking:
+        needs = f"{manifest.label} lacks {', '.join(lacking)}, which the task {manifest.task} of this version needs"
+        raise BundleError(f"{needs}; use another bundle")

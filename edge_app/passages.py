@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edge_app.estimate import Verdict, level_um
+from edge_app.answer import Verdict
+from edge_app.estimate import level_um
 from edge_app.strategy import Observation
 from edge_app.watch import Passage, paired
 from firmware.travel import Move

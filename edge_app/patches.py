@@ -31,6 +31,10 @@ class RegionOfInterest:
     width_px: int
     height_px: int
 
+    def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """This part of (H, W, ...), as a view."""
+        return pixels[self.y_px : self.y_px + self.height_px, self.x_px : self.x_px + self.width_px]
+
 
 @dataclass(frozen=True)
 class PatchGrid:

@@ -10,8 +10,10 @@ from structlog.contextvars import get_contextvars
 
 from edge_app.calibration import Calibrated
 from edge_app.controller import Controller
+from edge_app.focus_calibration import FocusCalibrated
 from edge_app.job import Outcome
 from edge_app.journal import log_of
+from edge_app.model import Model
 from firmware.errors import (
     AxisError,
     MotionStopped,
@@ -35,8 +37,9 @@ class Record:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._blind = self._failing = False
-        self._model = self._now()
+        self._blind = False
+        self._failing: frozenset[str] = frozenset()
+        self._models = self._now()
 
     def job(self, name: str, client: str) -> Ended:
         """A job begins; gives what is to be called with its value, or its error."""
@@ -70,29 +73,32 @@ class Record:
         else:
             _log.info("camera back", camera=driver)
 
-    def answers(self, failing: str) -> None:
-        """Note whether the model began to fail, and why, or answers again."""
-        if bool(failing) is self._failing:
+    def answers(self, model: Model, failing: str) -> None:
+        """Note whether a model began to fail, and why, or answers again."""
+        task = model.bundle.manifest.task
+        if bool(failing) is (task in self._failing):
             return
-        self._failing = bool(failing)
-        label, _, runtime = self._now()
+        self._failing ^= {task}
         if failing:
-            _log.error("model failed", model=label, runtime=runtime, why=failing)
+            _log.error("model failed", model=model.label, runtime=model.runtime.name, why=failing)
         else:
-            _log.info("model answers again", model=label, runtime=runtime)
+            _log.info("model answers again", model=model.label, runtime=model.runtime.name)
 
     def model(self) -> None:
-        """Note whether another model was chosen, or another runtime executes it."""
-        before, self._model = self._model, self._now()
-        (label, why, runtime), objective = self._model, self._controller.microscope.objective.name
-        if label != before[0]:
-            _log.info("model chosen", model=label, why=why, runtime=runtime, objective=objective)
-        elif runtime != before[2]:
-            _log.info("runtime changed", model=label, runtime=runtime, before=before[2])
+        """Note whether another model was opened or chosen for a task, or another runtime executes it."""
+        before, self._models = self._models, self._now()
+        objective = self._controller.microscope.objective.name
+        for task, (label, why, runtime) in self._models.items():
+            known, _, served = before.get(task, ("", "", ""))
+            if label != known:
+                _log.info("model chosen", model=label, why=why, runtime=runtime, objective=objective)
+            elif runtime != served:
+                _log.info("runtime changed", model=label, runtime=runtime, before=served)
 
-    def _now(self) -> tuple[str, str, str]:
-        model = self._controller.model
-        return ("none", "", "") if model is None else (model.label, model.why, model.runtime.name)
+    def _now(self) -> dict[str, tuple[str, str, str]]:
+        """Label, why it is this one, and runtime of every open model, by task."""
+        models = self._controller.models.all()
+        return {model.bundle.manifest.task: (model.label, model.why, model.runtime.name) for model in models}
 
     def _motion(self, name: str, end: object) -> None:
         if isinstance(end, AxisError) and not isinstance(end, _REFUSALS):
@@ -107,10 +113,12 @@ def _told(end: object) -> dict[str, Any]:
     if isinstance(end, Outcome):
         fields: dict[str, Any] = {"ending": end.ending.name, "verdict": end.verdict.name, "why": end.sentence}
         if end.last is not None:
-            fields |= {"defocus_um": end.last.defocus_um, "sigma_um": end.last.sigma_um}
+            fields |= end.last.figures()
         return fields | {"frames": end.frames, "moves": end.moves, "strategy": end.strategy}
     if isinstance(end, Calibrated):
         return {"ending": "MEASURED" if end.record else "INCONCLUSIVE", "why": end.sentence}
+    if isinstance(end, FocusCalibrated):
+        return {"ending": "RECORDED" if end.curve else "INCONCLUSIVE", "why": end.sentence}
     if isinstance(end, BaseException):
         return {"ending": type(end).__name__, "why": str(end)}
     return {"ending": "DONE"}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge_app.controller import STRATEGIES, Controller
-from edge_app.errors import UnknownStrategy
-from edge_app.measures import sharpness
+from edge_app.answer import DEFOCUS
+from edge_app.controller import Controller, strategy_of
 from edge_app.model import ModelSource
 from edge_app.patches import PatchGrid
-from firmware import plugins
+from edge_app.replay_curve import CurveWish, Shown, record_curve, stacks_of
+from edge_app.sharpness import sharpness
 from firmware.clock import ManualClock
-from firmware.errors import UnknownPlugin
 from firmware.microscope import open_microscope
 from firmware.stacks import Stack, open_stack, replay_profile
 
@@ -30,6 +30,7 @@ def replay(
     z_um: list[float] | None,
     z_step_um: float | None,
     bundle: str,
+    wish: CurveWish | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Focus a recorded stack from each of its slices.
@@ -40,34 +41,46 @@ def replay(
         z_um: Positions of the slices, if the file does not know them.
         z_step_um: Or their spacing.
         bundle: The model, for strategies that ask one.
+        wish: Where the focus curve comes from, for the strategy few_shot.
         progress: Called with (starts done, starts, text).
 
     Returns:
         {"stack", "strategy", "z_unit", "sharpest_index", "starts": [{"start_index", "end_index", "frames",
-        "verdict", "ending", "sentence"}]}, indices as in the file.
+        "verdict", "ending", "sentence"}]}, indices as in the file; with a focus curve also "curve": {"of", "slices",
+        "width", "explained"}, its width in the stack's unit of z.
 
     Raises:
         StackError: The stack cannot be used.
-        AppError: The strategy is unknown, or its frames are smaller than a patch.
+        AppError: The strategy is unknown, its frames are smaller than a patch, or the stack has no focus curve.
     """
-    profile = replay_profile(stack, z_um, z_step_um)
     recorded = open_stack(stack, z_um, z_step_um)
-    optics = profile.frame_optics(profile.objective[0])
-    model = ModelSource(bundle).model_for(optics) if _needs_model(strategy) else None
-    starts = []
-    with open_microscope(profile, ManualClock()) as microscope:
-        controller = Controller(microscope, model)
-        for done in range(recorded.count):
-            progress(done, recorded.count, f"from slice {done}")
-            starts.append(_from_slice(controller, recorded, done, strategy))
-    progress(recorded.count, recorded.count, "done")
-    return {
-        "stack": stack.name,
-        "strategy": strategy,
-        "z_unit": recorded.z_unit,
-        "sharpest_index": _sharpest(recorded),
-        "starts": starts,
-    }
+    source, task = ModelSource(bundle), strategy_of(strategy).TASK
+    result: dict[str, Any] = {"stack": stack.name, "strategy": strategy, "z_unit": recorded.z_unit}
+    with TemporaryDirectory(prefix="parfocal-") as folder:
+        curve = None
+        if wish is None:
+            shown = Shown(stack, list(recorded.positions), list(range(recorded.count)))
+            profile = replay_profile(stack, z_um, z_step_um)
+        else:
+            shown, of = stacks_of(stack, wish, (z_um, z_step_um), Path(folder))
+            profile, curve = shown.profile, record_curve(of, source)
+            result["curve"] = {
+                "of": wish.on.name if wish.on else "every second slice" if wish.hold_out else stack.name,
+                "slices": len(curve.z_um),
+                "width": curve.width_um,
+                "explained": curve.explained,
+            }
+        model = source.model_for(profile.frame_optics(profile.objective[0])) if task == DEFOCUS else None
+        with open_microscope(profile, ManualClock()) as microscope:
+            controller = Controller(microscope, model, source)
+            if curve is not None:
+                controller.curves.keep(curve)
+            starts = []
+            for done in range(len(shown.indices)):
+                progress(done, len(shown.indices), f"from slice {shown.indices[done]}")
+                starts.append(_from_slice(controller, shown, done, strategy))
+    progress(len(starts), len(starts), "done")
+    return result | {"sharpest_index": _sharpest(recorded), "starts": starts}
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
@@ -79,16 +92,20 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         cells = (str(row[key]) for key in ("start_index", "end_index", "frames", "verdict", "ending", "sentence"))
         table.add_row(*cells)
     console.print(table)
+    if "curve" in result:
+        curve = result["curve"]
+        width = f"{curve['width']:.3g} {'slices' if result['z_unit'] == 'slice' else 'um'}"
+        console.print(f"curve from {curve['of']}: {curve['slices']} slices, {width} wide")
     console.print(f"{result['stack']}: slice {result['sharpest_index']} is the sharpest of the file")
 
 
-def _from_slice(controller: Controller, recorded: Stack, start: int, strategy: str) -> dict[str, Any]:
+def _from_slice(controller: Controller, shown: Shown, start: int, strategy: str) -> dict[str, Any]:
     axis = controller.microscope.axis
-    axis.move_to(recorded.positions[start])
+    axis.move_to(shown.z_um[start])
     outcome = controller.focus(strategy, lambda _number, _look, _why: None)
     return {
-        "start_index": start,
-        "end_index": recorded.nearest(axis.z_um),
+        "start_index": shown.indices[start],
+        "end_index": shown.nearest(axis.z_um),
         "frames": outcome.frames,
         "verdict": outcome.verdict.name,
         "ending": outcome.ending.name,
@@ -104,10 +121,3 @@ def _sharpest(recorded: Stack) -> int:
         rgb = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
         scores.append(float(sharpness(rgb, PatchGrid.fit(*rgb.shape[:2])).mean()))
     return int(np.argmax(scores))
-
-
-def _needs_model(strategy: str) -> bool:
-    try:
-        return bool(plugins.load(STRATEGIES, strategy).NEEDS_MODEL)
-    except UnknownPlugin as error:
-        raise UnknownStrategy(str(error)) from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_app.bundle import Manifest, ModelBundle
 from edge_app.errors import RuntimeFailed
+from edge_app.feed import NOTHING, Beside
 from firmware import plugins
 
 PACKAGE = "edge_app.runtimes"
@@ -40,8 +41,15 @@ class Runtime(Protocol):
         """What a person should know of it in a sentence, or ""."""
         ...
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, P, P, 3) uint8 to each output by name, (N,) float32; N may change from call to call.
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        """Answers to patches, a row for each; N may change from call to call.
+
+        Args:
+            counts: (N, P, P, 3) uint8.
+            also: What the network takes beside patches, (N, width) float32 by input.
+
+        Returns:
+            Each output by name, (N,) or (N, W) float32.
 
         Raises:
             RuntimeFailed: The runtime refused the batch.
@@ -122,20 +130,20 @@ class Meanwhile:
             return self._said
         return f"{self._what} is being built, {build.progress:.0%}; {self._now.name} serves meanwhile"
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
         """As `Runtime.infer`; the one thread that calls it is the one that swaps."""
         waiting = self._next
         if waiting is not None:
             _log.info("%s: %s serves from now on, %s did before", self._bundle.manifest.label, waiting.name, self.name)
             self._now, self._next, self._build = waiting, None, None
         try:
-            return self._now.infer(counts)
+            return self._now.infer(counts, also)
         except RuntimeFailed as error:
             if self.name != self._chosen:
                 raise
             self._now = self._spare()
             self.stay(f"{error}; {self._chosen} is given up until the next start")
-            return self._now.infer(counts)
+            return self._now.infer(counts, also)
 
     def _adopt(self, preparation: Preparation, build: Any) -> None:
         if build.error:
@@ -216,7 +224,7 @@ def checked(name: str, bundle: ModelBundle, load: Callable[[], Runtime], usual: 
     asked = [once, np.resize(once, bundle.manifest.input.patches_at_most or len(once))] if usual else [once]
     try:
         runtime = load()
-        answers = [runtime.infer(bundle.golden_in[rows]) for rows in asked]
+        answers = [runtime.infer(*golden_rows(bundle, rows)) for rows in asked]
     except RuntimeFailed:
         raise
     except Exception as error:
@@ -224,6 +232,11 @@ def checked(name: str, bundle: ModelBundle, load: Callable[[], Runtime], usual: 
     for rows, given in zip(asked, answers, strict=True):
         _compare(name, bundle.manifest, {output: golden[rows] for output, golden in bundle.golden_out.items()}, given)
     return runtime
+
+
+def golden_rows(bundle: ModelBundle, rows: NDArray[np.intp]) -> tuple[NDArray[np.uint8], Beside]:
+    """The golden inputs of these rows (N,): patches (N, P, P, 3), and what goes with them."""
+    return bundle.golden_in[rows], {name: values[rows] for name, values in bundle.golden_also.items()}
 
 
 @dataclass(frozen=True)

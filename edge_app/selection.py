@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_app import bundle as bundles
-from edge_app.bundle import Manifest, Passport, Range
+from edge_app.answer import DEFOCUS
+from edge_app.bundle import Manifest
 from edge_app.errors import BundleNotFound
+from edge_app.passport import Passport, Range
 from firmware.frames import FrameOptics
 
 FACTORY = "factory"
+_ANYTHING = (0.01, 100.0)
 
 
 @dataclass(frozen=True)
@@ -45,38 +48,53 @@ def preferred(manifests: Sequence[Manifest], optics: FrameOptics) -> int | None:
     return None if best is None else accepting[best]
 
 
-def choose(optics: FrameOptics) -> Path:
-    """The factory bundle for these optics.
+def best_by_task(manifests: Sequence[Manifest], optics: FrameOptics) -> set[int]:
+    """The preferred one of each task that has one that accepts: their indices in `manifests`."""
+    best = set()
+    for task in {manifest.task for manifest in manifests}:
+        places = [index for index, manifest in enumerate(manifests) if manifest.task == task]
+        first = preferred([manifests[index] for index in places], optics)
+        best |= set() if first is None else {places[first]}
+    return best
+
+
+def choose(optics: FrameOptics, task: str = DEFOCUS) -> Path:
+    """The factory bundle of a task for these optics.
 
     Raises:
         BundleNotFound: None that ships accepts them; the message says what each would need.
     """
-    choice = _from_factory(optics)
+    choice = _from_factory(optics, task)
     if not choice.fits:
         raise BundleNotFound(choice.why)
     return choice.path
 
 
-def select(name: str, optics: FrameOptics) -> Choice:
+def select(name: str, optics: FrameOptics, task: str = DEFOCUS) -> Choice:
     """What a setting means on a board: `factory` is chosen for the optics, anything else is taken as it says.
 
-    Where no factory bundle accepts the optics it is the one that comes closest, whose passport then refuses.
+    Where no factory bundle accepts the optics it is the one that comes closest, whose passport then refuses. A bundle
+    that was named and is for another task leaves this one to the factory.
 
     Raises:
         BundleNotFound: There is no such bundle, or none ships.
         BundleCorrupt: It is damaged.
     """
     if name == FACTORY:
-        return _from_factory(optics)
+        return _from_factory(optics, task)
     path = bundles.find(name)
-    refusal = bundles.read(path).manifest.passport.check(optics)
+    manifest = bundles.read(path).manifest
+    if manifest.task != task:
+        return _from_factory(optics, task)
+    refusal = manifest.passport.check(optics)
     return Choice(path, "asked for by name" if refusal is None else refusal[1], refusal is None)
 
 
-def _from_factory(optics: FrameOptics) -> Choice:
-    shipped = [(path, bundle.manifest) for path, bundle in bundles.shipped()]
+def _from_factory(optics: FrameOptics, task: str) -> Choice:
+    shipped = [(path, bundle.manifest) for path, bundle in bundles.shipped() if bundle.manifest.task == task]
     if not shipped:
-        raise BundleNotFound("no factory bundle can be read; name a .parfocal file, or use the strategy sweep")
+        cure = "name a .parfocal file, or use the strategy sweep"
+        raise BundleNotFound(f"no factory bundle for {task} can be read; {cure}")
     best = preferred([manifest for _, manifest in shipped], optics)
     if best is not None:
         return Choice(shipped[best][0], _why([manifest for _, manifest in shipped], optics), True)
@@ -113,23 +131,24 @@ def _frame_errors_um(manifest: Manifest) -> dict[str, float]:
 
 def _width(passport: Passport) -> float:
     """How much optics a passport accepts: the ranges' spans as factors, multiplied, as a logarithm."""
-    return sum(math.log(high / low) for low, high in (passport.numerical_aperture, passport.pixel_um))
+    ranges = (bounds or _ANYTHING for bounds in (passport.numerical_aperture, passport.pixel_um))
+    return sum(math.log(high / low) for low, high in ranges)
 
 
 def _distance(passport: Passport, optics: FrameOptics) -> float:
     """How far optics lie outside a passport: ten for each thing of another kind, and factors as logarithms."""
     others = (
-        passport.contrast != optics.contrast,
-        passport.colour != optics.colour,
+        passport.contrast not in (None, optics.contrast),
+        passport.colour not in (None, optics.colour),
         optics.response not in passport.response,
-        abs(passport.immersion_index - optics.immersion_index) >= 0.02,
+        passport.immersion_index is not None and abs(passport.immersion_index - optics.immersion_index) >= 0.02,
     )
     missed = _missed(optics.numerical_aperture, passport.numerical_aperture)
     return 10.0 * sum(others) + missed + _missed(optics.pixel_um, passport.pixel_um)
 
 
-def _missed(value: float | None, bounds: Range) -> float:
+def _missed(value: float | None, bounds: Range | None) -> float:
     """The factor between a value and the nearest end of a range, as a logarithm; nothing inside or unknown."""
-    if value is None:
+    if value is None or bounds is None:
         return 0.0
     return max(math.log(bounds[0] / value), math.log(value / bounds[1]), 0.0)

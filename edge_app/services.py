@@ -12,14 +12,16 @@ from importlib import metadata
 from typing import Any
 
 from edge_app import bundle as bundles
-from edge_app import selection, wire
+from edge_app import selection, wire, wire_answers, wire_curves
+from edge_app.answer import DEFOCUS
 from edge_app.appliance import Appliance, Job
 from edge_app.bridge import Say, relay, run, stop
 from edge_app.controller import STRATEGIES, Controller
 from edge_app.errors import BadRequest
+from edge_app.focus_calibration import Slice, Wish
 from edge_app.job import Look
 from edge_app.pictures import png
-from edge_app.strategy import GiveUp, MoveTo, Settled
+from edge_app.strategy import Decision
 from edge_app.stubs.parfocal.v1 import (
     focus_pb2,
     focus_pb2_grpc,
@@ -39,6 +41,7 @@ MEASURE_PX = 1024
 _NEAR_UM = 0.1
 _NO_MODEL = "served without a model; start with --bundle factory to have one"
 _TRIES = 3
+TASKS = "edge_app.tasks"
 
 
 def version() -> str:
@@ -69,14 +72,14 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
     async def Measure(self, request: focus_pb2.MeasureRequest, context: Any) -> focus_pb2.MeasureReply:
         """One look, shared with whoever else asks; withdrawn if the client goes."""
         del context
-        look = await asyncio.wrap_future(self._appliance.measure(wire.region_from(request)))
-        assert look.seen.estimate is not None
+        task = request.task or DEFOCUS
+        if task not in plugins.names(TASKS):
+            raise BadRequest(f"there is no task {task!r}; known: {', '.join(plugins.names(TASKS))}")
+        look = await asyncio.wrap_future(self._appliance.measure(wire.region_from(request), task))
         picture = await _picture(self._turn, look.frame, MEASURE_PX) if request.with_image else None
-        return focus_pb2.MeasureReply(
-            estimate=wire.estimate_to(look.seen.estimate, look.frame, request.with_map),
-            sharpness=wire.mean_sharpness(look),
-            image_png=picture,
-        )
+        reply = focus_pb2.MeasureReply(sharpness=wire.mean_sharpness(look), image_png=picture)
+        wire_answers.add(reply, look, request.with_map)
+        return reply
 
     async def Focus(  # type: ignore[override] # writes its events, so that one coroutine owns the whole call
         self, request: focus_pb2.FocusRequest, context: Any
@@ -86,7 +89,7 @@ class FocusService(focus_pb2_grpc.FocusServiceServicer):
         last: focus_pb2.Estimate | None = None
 
         def start(say: Say) -> Job:
-            def on_look(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> None:
+            def on_look(number: int, look: Look, decision: Decision) -> None:
                 nonlocal last
                 event = wire.look_to(number, look, decision)
                 last = event.look.estimate if event.look.HasField("estimate") else None
@@ -129,7 +132,7 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
     async def Capture(self, request: microscope_pb2.CaptureRequest, context: Any) -> microscope_pb2.CaptureReply:
         """One frame, also while a job runs: then it is the job's newest."""
         del context
-        look = await asyncio.wrap_future(self._appliance.measure(ask=False))
+        look = await asyncio.wrap_future(self._appliance.measure(task=""))
         frame = look.frame
         return microscope_pb2.CaptureReply(
             image_png=await _picture(self._turn, frame, request.max_px),
@@ -191,6 +194,20 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
 
         await relay(context, self._appliance, start, wire.calibrated_to)
 
+    async def CalibrateFocus(  # type: ignore[override] # writes its events, as Focus does
+        self, request: microscope_pb2.CalibrateFocusRequest, context: Any
+    ) -> None:
+        """Record a focus curve, look by look; the last event is the result."""
+
+        def start(say: Say) -> Job:
+            def on_slice(slice_: Slice, look: Look) -> None:
+                say(wire_curves.slice_to(slice_, look))
+
+            wish = Wish(request.range_um, request.step_um)
+            return self._appliance.calibrate_focus(wish, not request.dry_run, on_slice)
+
+        await relay(context, self._appliance, start, wire_curves.calibrated_to)
+
     async def SelectObjective(
         self, request: microscope_pb2.SelectObjectiveRequest, context: Any
     ) -> microscope_pb2.SelectObjectiveReply:
@@ -228,7 +245,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self._appliance = appliance
 
     async def List(self, request: models_pb2.ListRequest, context: Any) -> models_pb2.ListReply:
-        """The factory bundles that can be read, and the one in use."""
+        """The factory bundles that can be read, and those in use."""
         del request, context
         found = await asyncio.to_thread(self._models)
         return models_pb2.ListReply(models=sorted(found, key=lambda m: (m.name, m.version)))
@@ -237,12 +254,11 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         controller = self._appliance.controller
         optics = controller.microscope.optics
         shipped = [bundle for _, bundle in bundles.shipped()]
-        best = selection.preferred([bundle.manifest for bundle in shipped], optics)
-        found = [wire.model_to(bundle, optics, index == best) for index, bundle in enumerate(shipped)]
-        loaded = controller.model
-        if loaded is not None and loaded.bundle.sha256 not in {bundle.sha256 for bundle in shipped}:
-            found.append(wire.model_to(loaded.bundle, optics, preferred=False))
-        return found
+        best = selection.best_by_task([bundle.manifest for bundle in shipped], optics)
+        found = [wire.model_to(bundle, optics, index in best) for index, bundle in enumerate(shipped)]
+        known = {bundle.sha256 for bundle in shipped}
+        others = [model.bundle for model in controller.models.all() if model.bundle.sha256 not in known]
+        return found + [wire.model_to(bundle, optics, preferred=False) for bundle in others]
 
 
 class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):

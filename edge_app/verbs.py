@@ -13,11 +13,11 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
-from edge_app import pictures, wire
+from edge_app import curve_picture, pictures, wire_answers, wire_curves
 from edge_app.client import Client
 from edge_app.config import Settings, read_settings
 from edge_app.console import Progress
-from edge_app.controller import STRATEGIES
+from edge_app.controller import STRATEGIES, task_of
 from edge_app.errors import BadRequest, RemoteError
 from edge_app.opening import NO_MODEL, assemble
 from edge_app.server import serving
@@ -27,6 +27,7 @@ from firmware import plugins
 Say = Callable[[str], None]
 _PICTURES = ("image_png",)
 _LOOKS_EXPECTED = 100
+_TOTAL_BLUR = 4
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def local(config: Path | None, strategy: str, **flags: str | int | None) -> Iter
     settings = read_settings(config, **flags)
     if flags.get("board") is None and settings.board == Settings.model_fields["board"].default:
         sys.stderr.write("note: this is the simulated microscope; name yours with --board, or a server with --at\n")
-    if strategy in plugins.names(STRATEGIES) and not plugins.load(STRATEGIES, strategy).NEEDS_MODEL:
+    if strategy in plugins.names(STRATEGIES) and not task_of(strategy):
         settings = settings.model_copy(update={"bundle": NO_MODEL})
     with (
         tempfile.TemporaryDirectory(prefix="parfocal-") as folder,
@@ -76,6 +77,43 @@ def calibrate(client: Client, dry_run: bool, progress: Progress) -> microscope_p
         look = event.look
         progress(look.index + 1, _LOOKS_EXPECTED, f"{look.why}: {estimate_line(look.estimate)}")
     raise RemoteError(f"{client.address} ended the calibration without a result; look at its log")
+
+
+def calibrate_focus(
+    client: Client, objective: str, range_and_step_um: tuple[float, float], dry_run: bool, progress: Progress
+) -> microscope_pb2.FocusCalibrationResult:
+    """Record a focus curve under an objective, with progress; gives the result.
+
+    Raises:
+        RemoteError: The server ended the job without a result.
+    """
+    if objective:
+        client.select_objective(objective)
+    for event in client.calibrate_focus(*range_and_step_um, dry_run=dry_run):
+        if event.HasField("result"):
+            return event.result
+        look = event.look
+        score = f"score {look.score:.3f}" if look.HasField("score") else "nothing to read"
+        progress(look.index + 1, look.expected, f"{look.why} at {look.z_um:+.2f} um: {score}")
+    raise RemoteError(f"{client.address} ended the calibration without a result; look at its log")
+
+
+def curve_lines(result: microscope_pb2.FocusCalibrationResult) -> str:
+    """A focus calibration in words."""
+    if not result.HasField("curve"):
+        return f"no curve: {result.sentence}"
+    curve = result.curve
+    return (
+        f"{curve.objective} with {curve.model}: {len(curve.points)} slices, a Moffat fit explains "
+        f"{curve.explained:.1%} (alpha {curve.alpha_um:.2f} um, beta {curve.beta:.2f})\n{result.sentence}"
+    )
+
+
+def draw_curve(result: microscope_pb2.FocusCalibrationResult, path: Path | None) -> None:
+    """Draw the curve of a calibration, if there is one and a picture is wanted. Raises as `draw_map`."""
+    check_picture(path)
+    if path is not None and result.HasField("curve"):
+        curve_picture.draw(wire_curves.curve_from(result.curve), path)
 
 
 def mechanics_fields(result: microscope_pb2.CalibrationResult) -> dict[str, Any]:
@@ -121,6 +159,8 @@ def in_focus(outcome: focus_pb2.Outcome) -> bool:
 def look_line(look: focus_pb2.Look) -> str:
     """One look of a job."""
     seen = estimate_line(look.estimate) if look.HasField("estimate") else f"sharpness {look.sharpness:.3g}"
+    if look.HasField("quality"):
+        seen = quality_line(look.quality)
     return f"look {look.index} at {look.z_um:+.2f} um: {seen}; {look.decision}"
 
 
@@ -131,6 +171,19 @@ def estimate_line(estimate: focus_pb2.Estimate) -> str:
         patches = f"{estimate.patches_used} of {estimate.patches_total} patches"
         return f"defocus {estimate.defocus_um:+.2f} +- {estimate.sigma_um:.2f} um from {patches}"
     return f"{verdict}: {estimate.sentence}"
+
+
+def quality_line(quality: focus_pb2.Quality) -> str:
+    """A grade and what it is worth."""
+    if not quality.HasField("distance_index"):
+        return f"{_words(focus_pb2.Verdict.Name(quality.verdict), 'VERDICT_')}: {quality.sentence}"
+    patches = f"{quality.patches_used} of {quality.patches_total} patches"
+    told = f"{quality.name} (class {quality.distance_index}), certainty {quality.certainty:.2f} from {patches}"
+    if quality.HasField("spacing_um") and quality.distance_index != _TOTAL_BLUR:
+        told += f"; about {quality.mean_index * quality.spacing_um:+.1f} um from focus"
+    if quality.verdict != focus_pb2.VERDICT_OK:
+        told = f"{_words(focus_pb2.Verdict.Name(quality.verdict), 'VERDICT_')}; {told}"
+    return f"{told}. {quality.sentence}" if quality.sentence else told
 
 
 def outcome_line(outcome: focus_pb2.Outcome) -> str:
@@ -179,14 +232,28 @@ def print_models(reply: models_pb2.ListReply, out: Console) -> None:
         fits = f"fits this board{', and is its choice' if model.preferred else ''}"
         if not model.fits_this_board:
             fits = f"does not fit: {model.why_not}"
-        reads = f"{' or '.join(optics.responses)} {optics.contrast} in {'colour' if optics.colour else 'grey'}"
+        reach = f", +-{optics.range_um:.0f} um" if optics.range_um else ""
         out.print(
             f"{model.name}@{model.version}\n"
-            f"  {model.task}, +-{optics.range_um:.0f} um, {reads}; {model.size_bytes / 1e3:.0f} KB\n"
-            f"  NA {optics.numerical_aperture_low:.3g} to {optics.numerical_aperture_high:.3g}, "
-            f"{optics.pixel_low_um:.3g} to {optics.pixel_high_um:.3g} um per pixel in the specimen\n"
+            f"  {model.task}{reach}, {_reads(optics)}; {model.size_bytes / 1e3:.0f} KB\n"
+            f"  {_scale(optics)}\n"
             f"  {fits}",
         )
+
+
+def _reads(optics: models_pb2.OpticsPassport) -> str:
+    """The frames that a model reads; servers from before `grey` say only whether it reads colour."""
+    kinds = [kind for kind, wanted in (("colour", optics.colour), ("grey", optics.grey)) if wanted] or ["grey"]
+    return f"{' or '.join(optics.responses)} {optics.contrast or 'frames of any contrast'} in {' or '.join(kinds)}"
+
+
+def _scale(optics: models_pb2.OpticsPassport) -> str:
+    parts = []
+    if optics.numerical_aperture_high:
+        parts.append(f"NA {optics.numerical_aperture_low:.3g} to {optics.numerical_aperture_high:.3g}")
+    if optics.pixel_high_um:
+        parts.append(f"{optics.pixel_low_um:.3g} to {optics.pixel_high_um:.3g} um per pixel in the specimen")
+    return ", ".join(parts) or "any aperture, any pixel"
 
 
 def draw_map(reply: focus_pb2.MeasureReply, full_width_px: int, path: Path) -> None:
@@ -195,12 +262,21 @@ def draw_map(reply: focus_pb2.MeasureReply, full_width_px: int, path: Path) -> N
     Raises:
         BadRequest: No picture can be written under this name.
     """
-    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise BadRequest(f"cannot draw into {path}; give a name that ends in .png, .pdf or .svg")
-    patches = wire.patch_map_from(reply.estimate)
+    check_picture(path)
+    patches = wire_answers.patch_map_from(reply.estimate)
     assert patches is not None
     rgb = pictures.from_png(reply.image_png)
     pictures.defocus_map(rgb, patches, full_width_px, estimate_line(reply.estimate), path)
+
+
+def check_picture(path: Path | None) -> None:
+    """Refuse a name that no picture can be written under, before somebody records for it.
+
+    Raises:
+        BadRequest: It has another ending.
+    """
+    if path is not None and path.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise BadRequest(f"cannot draw into {path}; give a name that ends in .png, .pdf or .svg")
 
 
 def _words(name: str, prefix: str) -> str:

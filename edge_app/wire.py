@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
-import numpy as np
 from google.protobuf.message import Message
 
+from edge_app import wire_answers
 from edge_app.bundle import Manifest, ModelBundle
 from edge_app.calibration import Calibrated
 from edge_app.errors import BadRequest
-from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
 from edge_app.job import Ending, Look, Outcome
 from edge_app.measured import Measured
-from edge_app.patches import PATCH_PX, PatchGrid, RegionOfInterest
-from edge_app.strategy import GiveUp, MoveTo, Settled
+from edge_app.patches import RegionOfInterest
+from edge_app.strategy import Decision, Glide, MoveTo
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2, simulation_pb2
 from edge_app.watch import Kind
-from firmware.frames import Frame, FrameOptics
+from firmware.frames import FrameOptics
 from firmware.microscope import Microscope
 from firmware.profile import Objective
 from firmware.simulation import World
 from firmware.travel import Trust
 
-VERDICTS = {verdict: focus_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 ENDINGS = {ending: focus_pb2.OutcomeKind.Value(f"OUTCOME_KIND_{ending.name}") for ending in Ending}
 FAULTS = {kind: focus_pb2.MotionFaultKind.Value(f"MOTION_FAULT_KIND_{kind.name}") for kind in Kind}
 TRUSTS = {trust: microscope_pb2.AxisTrust.Value(f"AXIS_TRUST_{trust.name}") for trust in Trust}
@@ -56,56 +53,17 @@ def region_from(request: focus_pb2.MeasureRequest | focus_pb2.FocusRequest) -> R
     return RegionOfInterest(roi.x_px, roi.y_px, roi.width_px, roi.height_px)
 
 
-def estimate_to(estimate: DefocusEstimate, frame: Frame, with_map: bool = False) -> focus_pb2.Estimate:
-    """An estimate and when and where its frame was taken; NaN becomes absence."""
-    return focus_pb2.Estimate(
-        verdict=VERDICTS[estimate.verdict],
-        sentence=estimate.sentence,
-        defocus_um=_given(estimate.defocus_um),
-        sigma_um=_given(estimate.sigma_um),
-        patches_used=estimate.patches_used,
-        patches_total=estimate.patches.grid.count,
-        patch_px=estimate.patches.grid.patch_px,
-        patches=_patches_to(estimate.patches) if with_map else (),
-        model=estimate.model,
-        z_um=frame.z_um,
-        captured_at_s=frame.captured_at_s,
-        exposure_ms=frame.exposure_ms,
-    )
-
-
-def patch_map_from(estimate: focus_pb2.Estimate) -> PatchMap | None:
-    """The patches of an estimate as arrays, or None if it carries none."""
-    patches = estimate.patches
-    if not patches:
-        return None
-    side = estimate.patch_px or PATCH_PX
-    grid = PatchGrid(
-        rows=1 + max(p.row for p in patches),
-        columns=1 + max(p.column for p in patches),
-        top_px=round(patches[0].y_px - side / 2),
-        left_px=round(patches[0].x_px - side / 2),
-        patch_px=side,
-    )
-    return PatchMap(
-        grid,
-        np.asarray([p.informative for p in patches], bool),
-        np.asarray([p.defocus_um if p.HasField("defocus_um") else math.nan for p in patches], np.float32),
-        np.asarray([p.sigma_um if p.HasField("sigma_um") else math.nan for p in patches], np.float32),
-    )
-
-
-def look_to(number: int, look: Look, decision: MoveTo | Settled | GiveUp) -> focus_pb2.FocusEvent:
+def look_to(number: int, look: Look, decision: Decision) -> focus_pb2.FocusEvent:
     """One look of a job; the controller counts from 1, the wire from 0."""
-    estimate = look.seen.estimate
     message = focus_pb2.Look(
         index=number - 1,
-        estimate=None if estimate is None else estimate_to(estimate, look.frame),
         sharpness=mean_sharpness(look),
         z_um=look.frame.z_um,
         decision=decision.why,
-        planned_move_um=decision.z_um - look.frame.z_um if isinstance(decision, MoveTo) else None,
+        planned_move_um=decision.z_um - look.frame.z_um if isinstance(decision, (MoveTo, Glide)) else None,
+        speed_um_s=decision.speed_um_s if isinstance(decision, Glide) else None,
     )
+    wire_answers.add(message, look, shifts_um=None if isinstance(decision, Glide) else decision.shifts_um)
     return focus_pb2.FocusEvent(look=message)
 
 
@@ -113,7 +71,7 @@ def outcome_to(outcome: Outcome, last: focus_pb2.Estimate | None) -> focus_pb2.F
     """The end of a job, with the estimate of its last look."""
     message = focus_pb2.Outcome(
         kind=ENDINGS[outcome.ending],
-        verdict=VERDICTS[outcome.verdict],
+        verdict=wire_answers.VERDICTS[outcome.verdict],
         sentence=outcome.sentence,
         start_z_um=outcome.start_um,
         end_z_um=outcome.end_um,
@@ -210,7 +168,7 @@ def calibration_look_to(number: int, look: Look, steps: int, why: str) -> micros
     """One look of a calibration; it counts from 1, the wire from 0."""
     assert look.seen.estimate is not None
     message = microscope_pb2.CalibrationLook(
-        index=number - 1, motor_steps=steps, estimate=estimate_to(look.seen.estimate, look.frame), why=why
+        index=number - 1, motor_steps=steps, estimate=wire_answers.estimate_to(look.seen.estimate, look.frame), why=why
     )
     return microscope_pb2.CalibrateMechanicsEvent(look=message)
 
@@ -260,36 +218,20 @@ def truth_to(world: World) -> simulation_pb2.Truth:
     )
 
 
-def _patches_to(patches: PatchMap) -> list[focus_pb2.PatchEstimate]:
-    grid, half = patches.grid, patches.grid.patch_px / 2
-    return [
-        focus_pb2.PatchEstimate(
-            row=index // grid.columns,
-            column=index % grid.columns,
-            x_px=grid.left_px + (index % grid.columns) * grid.patch_px + half,
-            y_px=grid.top_px + (index // grid.columns) * grid.patch_px + half,
-            defocus_um=_given(patches.defocus_um[index]),
-            sigma_um=_given(patches.sigma_um[index]),
-            informative=bool(patches.informative[index]),
-        )
-        for index in range(grid.count)
-    ]
-
-
 def _passport_to(manifest: Manifest) -> models_pb2.OpticsPassport:
     passport = manifest.passport
     return models_pb2.OpticsPassport(
-        numerical_aperture_low=passport.numerical_aperture[0],
-        numerical_aperture_high=passport.numerical_aperture[1],
-        pixel_low_um=passport.pixel_um[0],
-        pixel_high_um=passport.pixel_um[1],
-        range_um=passport.range_um,
+        numerical_aperture_low=_end(passport.numerical_aperture, 0),
+        numerical_aperture_high=_end(passport.numerical_aperture, 1),
+        pixel_low_um=_end(passport.pixel_um, 0),
+        pixel_high_um=_end(passport.pixel_um, 1),
+        range_um=passport.range_um or 0.0,
         responses=passport.response,
-        contrast=passport.contrast,
-        colour=passport.colour,
+        contrast=passport.contrast or "",
+        colour=passport.colour is not False,
+        grey=not passport.colour,
     )
 
 
-def _given(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
+def _end(bounds: tuple[float, float] | None, which: int) -> float:
+    return bounds[which] if bounds is not None else 0.0

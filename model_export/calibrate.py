@@ -9,8 +9,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_app.answer import Verdict
 from edge_app.bundle import Calibrations, CalibrationTable
-from edge_app.estimate import Calibration, Verdict, fuse, levelled
+from edge_app.estimate import Calibration, fuse, levelled
 from edge_app.tasks.defocus import answers_of
 from model_export.errors import NoData
 from model_export.frames import Answered, Subject, answer_all, frames_of

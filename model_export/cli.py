@@ -1,4 +1,4 @@
-"""parfocal-model: synth, train, evaluate, export, precision, engine."""
+"""parfocal-model: synth, train, evaluate, export, precision, engine, measures, trials."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from edge_app.errors import AppError
 from firmware.errors import FirmwareError
 from model_export.card import cell
 from model_export.errors import ExportError, NotAccepted, NotInstalled
-from model_export.passport import check_sets
 from model_export.recipe import Recipe, load_recipe
+from model_export.teaching import teaching_of
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _err = Console(stderr=True)
@@ -53,13 +53,12 @@ def synth(
     """Render the recipe's training and validation specimens; shards that are there are kept."""
     table = _read(recipe)
 
-    from model_export.data import reduce
     from model_export.synthesis import write_shards
 
     counts = {"validation": table.data.validation_specimens, "train": table.data.train_specimens}
     for split, count in counts.items():
         with _Bar(f"{split} specimens") as update:
-            write_shards(table, split, count, data, workers or os.cpu_count() or 1, reduce, update)
+            write_shards(table, split, count, data, workers or os.cpu_count() or 1, update)
     _err.print(f"shards are in {data}; next: parfocal-model train {recipe} --data {data}")
 
 
@@ -91,10 +90,10 @@ def train(
                 update(done, total, f"loss {loss:.3f}")
 
         trained = loop(table, split, run, told, steps)
-    mean, median = validate(table, trained.net, unseen)
+    told_of = validate(table, trained.net, unseen)
     _err.print(
         f"trained {trained.steps} steps in {trained.duration_s / 60:.1f} min; on single patches of the validation "
-        f"specimens the mean error is {mean:.2f} um, the median {median:.2f} um; "
+        f"specimens {told_of}; "
         f"next: parfocal-model export {recipe} --data {data} --run {run}"
     )
 
@@ -114,37 +113,31 @@ def export(
     table = _read(recipe)
 
     from edge_app.bundle import read
-    from model_export.calibrate import calibrate_recipe
     from model_export.card import model_card
-    from model_export.evaluate import answer_set, load_set, score
-    from model_export.export import export_network, golden_patches, make_bundle
+    from model_export.export import export_network, golden_patches, make_bundle, manifest_of
     from model_export.frames import Subject
     from model_export.synthesis import data_duration_s
     from model_export.train import load_trained
 
-    trained = load_trained(table, run)
-    exported = export_network(table, trained, golden_patches(table))
+    teaching, trained, golden = teaching_of(table.task), load_trained(table, run), golden_patches(table)
+    exported = export_network(table, trained, golden.counts, golden.also)
     subject = Subject(exported.predictor(), table.patches_at_most, table.min_contrast, table.patch_px)
     with _Bar("calibration frames") as update:
-        calibrations = calibrate_recipe(table, subject, update)
+        calibrations = teaching.calibrate(table, subject, update)
+    commit = (run / "commit.txt").read_text(encoding="utf-8") if (run / "commit.txt").exists() else "unknown"
+    manifest = manifest_of(table, trained, exported, calibrations, commit, data_duration_s(data))
     metrics: dict[str, Any] = {}
     for name in table.sets:
-        wanted = load_set(name)
         with _Bar(f"{name} frames") as update:
-            ticks = _ticks(update, specimens * depths)
-            answered = answer_set(wanted, subject, seed, ticks, specimens, depths)
-        metrics[name] = {
-            "seed": seed,
-            **score(answered, calibrations.which(wanted.conditions.known, table.data.range_um)),
-        }
+            measured = teaching.measure(manifest, subject, name, seed, (specimens, depths), update)
+        metrics[name] = {"seed": seed, **measured.figures}
     if accept:
         _accept(table, metrics)
-    commit = (run / "commit.txt").read_text(encoding="utf-8") if (run / "commit.txt").exists() else "unknown"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(make_bundle(table, trained, exported, calibrations, metrics, commit, data_duration_s(data)))
+    out.write_bytes(make_bundle(manifest, exported, metrics))
     card = out.with_suffix(".md")
     card.write_text(model_card(read(out).manifest), encoding="utf-8")
-    _table(metrics)
+    teaching.show(metrics, Console())
     _err.print(f"wrote {out} and {card} ({out.stat().st_size / 1024:.0f} KiB); try: parfocal focus --bundle {out}")
 
 
@@ -166,28 +159,23 @@ def evaluate(
     from edge_app.bundle import find
     from edge_app.model import open_model
     from edge_app.selection import choose
-    from model_export.evaluate import answer_set, load_set, score
-    from model_export.frames import Subject
-    from model_export.plots import draw
+    from model_export.evaluate import load_set
+    from model_export.frames import subject_of
 
-    wanted = load_set(set_name)
-    optics = wanted.frame_optics()
-    model = open_model(choose(optics) if bundle == "factory" else find(bundle), runtime)
+    model = open_model(choose(load_set(set_name).frame_optics()) if bundle == "factory" else find(bundle), runtime)
     manifest = model.bundle.manifest
-    subject = Subject(model.infer, model.patches_at_most, model.min_contrast, model.patch_px)
+    teaching = teaching_of(manifest.task)
+    subject = subject_of(model)
     with _Bar(f"{set_name} frames") as update:
-        ticks = _ticks(update, specimens * depths)
-        answered = answer_set(wanted, subject, seed, ticks, specimens, depths)
-    calibration = manifest.calibration_for(optics)
-    result = {"set": set_name, "seed": seed, "bundle": model.label, **score(answered, calibration)}
-    refusal = manifest.passport.check(optics)
-    if refusal is not None:
-        _err.print(f"note: on the board this bundle would refuse these frames: {refusal[1]}")
+        measured = teaching.measure(manifest, subject, set_name, seed, (specimens, depths), update)
+    result = {"set": set_name, "seed": seed, "bundle": model.label, **measured.figures}
+    if measured.note:
+        _err.print(f"note: {measured.note}")
     if as_json:
         print(json.dumps(result))  # noqa: T201
         return
-    _table({set_name: result})
-    for path in draw(answered, calibration, f"{model.label} on {set_name}", pictures):
+    teaching.show({set_name: result}, Console())
+    for path in measured.draw(f"{model.label} on {set_name}", pictures):
         _err.print(f"wrote {path}")
 
 
@@ -272,6 +260,48 @@ def engine(
     raise typer.Exit(1 if any(result["error"] for result in results) else 0)
 
 
+@app.command()
+def measures(
+    stacks: Annotated[list[Path], typer.Argument(help="recorded z-stacks (TIFF)")],
+    smooth_px: Annotated[float, typer.Option(min=0, help="sigma of a Gaussian taken first; 0 takes none")] = 0.0,
+    aperture: Annotated[float | None, typer.Option(min=0.01, max=0.99, help="NA in air, where none is stated")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Which slice of recorded stacks every classical focus measure finds, and what its curve looks like."""
+    from firmware.stacks import open_stack
+    from model_export.measuring import measure_stack, show
+
+    opened = [open_stack(path) for path in stacks]
+    with _Bar("slices") as update:
+        ticks = _ticks(update, sum(stack.count for stack in opened))
+        results = [measure_stack(stack, smooth_px, aperture, ticks) for stack in opened]
+    if as_json:
+        print(json.dumps({"stacks": results}))  # noqa: T201
+        return
+    show(results, Console())
+
+
+@app.command()
+def trials(
+    name: Annotated[str, typer.Argument(help="deepfocus: the experiments of its paper")],
+    experiment: Annotated[str, typer.Option(help="accuracy, curves or images; all if not given")] = "",
+    bundle: Annotated[str, typer.Option(help="a bundle file, or a factory bundle's name; NAME's if not given")] = "",
+    objective: Annotated[list[str] | None, typer.Option(help="10x, 20x or 40x, repeatable; all three")] = None,
+    specimens: Annotated[int, typer.Option(min=1, help="specimens that no training has seen")] = 120,
+    starts: Annotated[int, typer.Option(min=1, help="how often each is focused")] = 2,
+    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("runs/trials"),
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Measure what a system does on its own ground: errors by number of images, curves of many specimens."""
+    from model_export.trials import Amount, asked_for, run, show
+
+    results = {}
+    for each in asked_for(name, experiment):
+        with _Bar(each) as update:
+            results[each] = run(each, bundle or name, objective or [], Amount(specimens, starts), out, update)
+    print(json.dumps(results)) if as_json else show(results, Console())  # noqa: T201
+
+
 @app.command(hidden=True)
 def eager(
     recipe: RecipeName,
@@ -308,7 +338,7 @@ def _read(name: str) -> Recipe:
         NotInstalled: A library for training is missing.
     """
     recipe = load_recipe(name)
-    check_sets(recipe)
+    teaching_of(recipe.task).check_recipe(recipe)
     missing = [module for module in ("torch", "onnx", "onnxscript") if find_spec(module) is None]
     if missing:
         cure = "run `make setup EXTRAS=openvino,train`, or pip install 'parfocal[train]'"
@@ -321,28 +351,6 @@ def _accept(recipe: Recipe, metrics: dict[str, Any]) -> None:
     if missed:
         what = f"not accepted: {'; '.join(missed)}"
         raise NotAccepted(f"{what}. Train longer, or pass --no-accept to pack it all the same")
-
-
-def _table(metrics: dict[str, Any]) -> None:
-    columns = {
-        "mae_um": "mean, um",
-        "median_um": "median",
-        "p95_um": "p95",
-        "sign": "sign",
-        "coverage_68": "68 %",
-        "coverage_95": "95 %",
-    }
-    table = Table("set", "|error|", *columns.values())
-    out = Console()
-    for name, figures in metrics.items():
-        for unit in ("patch", "frame"):
-            table.add_row(name, unit, *(cell(figures[unit][key]) for key in columns))
-    out.print(table)
-    for name, figures in metrics.items():
-        blank = figures["blank"]
-        told = f"blank patches: precision {cell(blank['precision'])}, recall {cell(blank['recall'])}"
-        unsure = f"{cell(figures['abstained'])} of the frames (SIGN_UNCERTAIN: {cell(figures['sign_uncertain'])})"
-        out.print(f"{name}: abstained on {unsure}; {told}")
 
 
 def _precisions(result: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_app.bundle import ModelBundle, Precision
 from model_export.evaluate import INFORMATIVE, EvaluationSet, Figures, answer_set, fused, guess, score
 from model_export.frames import Answered, Subject
-from model_export.variants import Variant, predictor
+from model_export.variants import Variant, check_bundle, predictor
 
 LOWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16")
 SPECIMENS_AT_LEAST = 6
@@ -69,8 +69,10 @@ def score_together(
         By precision, fp32 among them; None where an answer is not a number.
 
     Raises:
+        ExportError: As `variants.check_bundle`.
         NoData: No frame shows specimen that is asked about.
     """
+    check_bundle(bundle.manifest)
     predicts = {"fp32": predictor(bundle, bundle.onnx), **{v.precision: v.predict for v in variants}}
 
     def together(counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -140,7 +142,7 @@ def document(
     seed: int,
 ) -> dict[str, Any]:
     """All that was found, as one JSON document; `scored` is by set and precision, fp32 among them."""
-    range_um = bundle.manifest.passport.range_um
+    range_um = check_bundle(bundle.manifest)
     kinds = [variant.precision for variant in variants]
     sets: dict[str, dict[str, Any]] = {}
     for name, of in scored.items():

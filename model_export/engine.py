@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_app import bundle as bundles
+from edge_app.answer import DEFOCUS
 from edge_app.bundle import ModelBundle
 from edge_app.config import read_settings
 from edge_app.errors import RuntimeFailed
@@ -25,7 +26,7 @@ from edge_app.nvidia.execution import Execution
 from edge_app.nvidia.making import make
 from edge_app.nvidia.order import MOST, Order
 from edge_app.nvidia.progress import Progress
-from edge_app.runtime import Runtime, checked
+from edge_app.runtime import Runtime, checked, golden_rows
 from edge_app.runtimes import tensorrt
 from edge_app.selection import FACTORY, select
 from firmware.profile import load_profile
@@ -52,7 +53,11 @@ def bundles_for(bundle: str, board: str | None, config: Path | None) -> list[Pat
     if settings.bundle == "none" or settings.runtime not in {"", tensorrt.TensorRt.name}:
         return []
     profile = load_profile(settings.board)
-    choices = [select(settings.bundle, profile.frame_optics(objective)) for objective in profile.objective]
+    tasks = {DEFOCUS, *(shipped.manifest.task for _, shipped in bundles.shipped())}
+    if settings.bundle != FACTORY:
+        tasks.add(bundles.read(bundles.find(settings.bundle)).manifest.task)
+    seen = [profile.frame_optics(objective) for objective in profile.objective]
+    choices = [select(settings.bundle, optics, task) for optics in seen for task in sorted(tasks)]
     return sorted({choice.path for choice in choices if choice.fits})
 
 
@@ -128,13 +133,12 @@ def _proven(bundle: ModelBundle, order: Order, kept: KeptEngine) -> Runtime:
 
 def _times_ms(runtime: Runtime, bundle: ModelBundle, order: Order, turns: int) -> dict[str, float]:
     """Median time of batches of one, of the usual size, and of the largest, taken in turns."""
-    batches = {
-        size: np.resize(bundle.golden_in, (size, *bundle.golden_in.shape[1:])) for size in (1, order.usual, MOST)
-    }
+    rows = np.arange(len(bundle.golden_in))
+    batches = {size: golden_rows(bundle, np.resize(rows, size)) for size in (1, order.usual, MOST)}
     times: dict[int, list[float]] = {size: [] for size in batches}
     for turn in range(_WARM + turns):
-        for size, counts in batches.items():
-            took_s = _timed_s(lambda counts=counts: runtime.infer(counts))  # type: ignore[misc]
+        for size, (counts, also) in batches.items():
+            took_s = _timed_s(lambda counts=counts, also=also: runtime.infer(counts, also))  # type: ignore[misc]
             if turn >= _WARM:
                 times[size].append(took_s)
     return {str(size): statistics.median(taken) * 1e3 for size, taken in times.items()}

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edge_app.estimate import Calibration, DefocusEstimate, Verdict, fuse
+from edge_app.answer import Verdict
+from edge_app.estimate import Calibration, DefocusEstimate, fuse
 from edge_app.tasks.defocus import answers_of
 from firmware.frames import FrameOptics
 from firmware.optics import depth_of_field_um

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from onnxscript.optimizer import optimize_ir
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_app.bundle import Calibrations, Input, Manifest, Training, golden_bytes, pack
+from edge_app.bundle import Also, Calibrations, Input, Manifest, Training, golden_bytes, pack
 from edge_app.patches import PATCH_PX
-from model_export.data import is_informative
 from model_export.errors import NoData, ParityError
-from model_export.families import family_of
-from model_export.frames import Predict
-from model_export.passport import passport_of
+from model_export.families import also_of, family_of
+from model_export.frames import Further, Predict
 from model_export.recipe import Recipe
-from model_export.synthesis import specimen_tiles
+from model_export.teaching import Asked, teaching_of
 from model_export.train import Trained
 
 _PARITY = 2e-3
@@ -39,17 +37,28 @@ OPSET = 18
 INPUT = "counts"
 
 
-def to_onnx(net: nn.Module, outputs: Sequence[str], patch_px: int = PATCH_PX) -> bytes:
-    """Export (N, P, P, 3) uint8 to one (N,) float32 per output, N free, and simplify the graph."""
-    example = torch.zeros((2, patch_px, patch_px, 3), dtype=torch.uint8)
+_NONE: Further = {}
+
+
+def to_onnx(
+    net: nn.Module, outputs: Sequence[str], patch_px: int = PATCH_PX, also: Mapping[str, int] | None = None
+) -> bytes:
+    """Export (N, P, P, 3) uint8 to one (N,) or (N, W) float32 per output, N free, and simplify the graph.
+
+    `also` are the further inputs: their widths by name, in the order in which the network takes them.
+    """
+    further = dict(also or {})
+    examples = _nothing(2, patch_px, further)
+    free = {0: torch.export.Dim("patches", min=1, max=4096)}
+    as_free = {0: torch.export.Dim.AUTO}  # found to be the same; naming it again is warned of
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
             net.float().eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            (example,),
-            input_names=[INPUT],
+            examples,
+            input_names=[INPUT, *further],
             output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("patches", min=1, max=4096)},),
+            dynamic_shapes=(free, *(as_free,) * len(further)),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
@@ -94,14 +103,19 @@ def cast_first(model: onnx.ModelProto) -> None:
     model.graph.node.extend(kept)
 
 
-def answers_of(net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """The trained network's own answers in fp32: each output (N,)."""
+def answers_of(
+    net: nn.Module, counts: NDArray[np.uint8], outputs: Sequence[str], also: Further = _NONE
+) -> dict[str, NDArray[np.float32]]:
+    """The trained network's own answers in fp32: each output (N,) or (N, W)."""
+    read = [torch.from_numpy(part) for part in (counts, *also.values())]
     with torch.inference_mode():
-        answers = [net(torch.from_numpy(counts[k : k + 16])) for k in range(0, len(counts), 16)]
+        answers = [net(*(part[k : k + 16] for part in read)) for k in range(0, len(counts), 16)]
     return {name: torch.cat([a[i] for a in answers]).numpy() for i, name in enumerate(outputs)}
 
 
-def check_parity(data: bytes, golden: dict[str, NDArray[np.float32]], counts: NDArray[np.uint8]) -> float:
+def check_parity(
+    data: bytes, golden: dict[str, NDArray[np.float32]], counts: NDArray[np.uint8], also: Further = _NONE
+) -> float:
     """Hold the exported graph against the network, one patch at a time and all at once.
 
     Returns:
@@ -111,8 +125,9 @@ def check_parity(data: bytes, golden: dict[str, NDArray[np.float32]], counts: ND
         ParityError: They differ by more than 0.002.
     """
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    together = session.run(list(golden), {INPUT: counts})
-    alone = [session.run(list(golden), {INPUT: counts[k : k + 1]}) for k in range(len(counts))]
+    read: dict[str, NDArray[Any]] = {INPUT: counts, **also}
+    together = session.run(list(golden), read)
+    alone = [session.run(list(golden), _part(read, k, 1)) for k in range(len(counts))]
     worst = 0.0
     for i, (name, expected) in enumerate(golden.items()):
         single = np.concatenate([answer[i] for answer in alone])
@@ -123,87 +138,108 @@ def check_parity(data: bytes, golden: dict[str, NDArray[np.float32]], counts: ND
     return worst
 
 
-def flop_per_patch(net: nn.Module, patch_px: int = PATCH_PX) -> float:
+def flop_per_patch(net: nn.Module, patch_px: int = PATCH_PX, also: Mapping[str, int] | None = None) -> float:
     """Floating-point operations of convolutions and matrix products for one patch."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        net(torch.zeros((1, patch_px, patch_px, 3), dtype=torch.uint8))
+        net(*_nothing(1, patch_px, dict(also or {})))
     return float(counter.get_total_flops())
+
+
+def _nothing(count: int, patch_px: int, further: dict[str, int]) -> tuple[torch.Tensor, ...]:
+    """Inputs of the right shapes."""
+    counts = torch.zeros((count, patch_px, patch_px, 3), dtype=torch.uint8)
+    return counts, *(torch.zeros((count, width)) for width in further.values())
+
+
+def _part(read: Mapping[str, NDArray[Any]], first: int, count: int) -> dict[str, NDArray[Any]]:
+    return {name: values[first : first + count] for name, values in read.items()}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was held against its network: `golden_in` (N, P, P, 3) uint8, `golden_out` (N,) by output."""
+    """A graph that was held against its network.
+
+    `golden_in` is (N, P, P, 3) uint8, `golden_out` (N,) or (N, W) by output, `golden_also` (N, width) by further
+    input.
+    """
 
     onnx: bytes
     golden_in: NDArray[np.uint8]
     golden_out: dict[str, NDArray[np.float32]]
     parity: float
+    golden_also: Further = field(default_factory=dict)
 
     def predictor(self) -> Predict:
-        """What the graph, and nothing else, says of patches (K, P, P, 3) uint8: its outputs (K,) by name."""
+        """What the graph, and nothing else, says of patches (K, P, P, 3) uint8: its outputs by name."""
         session = onnxruntime.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
         names = list(self.golden_out)
 
-        def predict(counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-            parts = [session.run(names, {INPUT: counts[k : k + 8]}) for k in range(0, len(counts), 8)]
+        def predict(counts: NDArray[np.uint8], also: Further = _NONE) -> dict[str, NDArray[np.float32]]:
+            read: dict[str, NDArray[Any]] = {INPUT: counts, **also}
+            parts = [session.run(names, _part(read, k, 8)) for k in range(0, len(counts), 8)]
             return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
         return predict
 
 
-def export_network(recipe: Recipe, trained: Trained, golden_counts: NDArray[np.uint8]) -> Exported:
+def export_network(
+    recipe: Recipe, trained: Trained, golden_counts: NDArray[np.uint8], also: Further = _NONE
+) -> Exported:
     """Export a network and hold the graph against it on patches (N, P, P, 3) uint8, some of which it keeps.
+
+    `also` is what the network reads beside them.
 
     Raises:
         ParityError: The ONNX does not answer as the network.
     """
     outputs = family_of(recipe.family).OUTPUTS
-    onnx_bytes = to_onnx(trained.net, outputs, recipe.patch_px)
-    golden = answers_of(trained.net, golden_counts, outputs)
-    parity = check_parity(onnx_bytes, golden, golden_counts)
-    kept = {name: answers[:_GOLDEN] for name, answers in golden.items()}
-    return Exported(onnx_bytes, golden_counts[:_GOLDEN], kept, parity)
+    onnx_bytes = to_onnx(trained.net, outputs, recipe.patch_px, also_of(recipe.family))
+    golden = answers_of(trained.net, golden_counts, outputs, also)
+    parity = check_parity(onnx_bytes, golden, golden_counts, also)
+    kept, kept_also = _part(golden, 0, _GOLDEN), _part(also, 0, _GOLDEN)
+    return Exported(onnx_bytes, golden_counts[:_GOLDEN], kept, parity, kept_also)
 
 
-def make_bundle(
+def manifest_of(
     recipe: Recipe,
     trained: Trained,
     exported: Exported,
-    calibration: Calibrations,
-    metrics: dict[str, Any],
+    calibration: Calibrations | None,
     commit: str,
     data_duration_s: float,
-) -> bytes:
-    """Everything into one file.
+) -> Manifest:
+    """All that a bundle states but its metrics and hashes.
 
     Args:
         recipe: What was trained.
         trained: The network and what it cost.
         exported: Its graph.
-        calibration: Of its sigma, behind objectives that were measured and behind others.
-        metrics: By evaluation set.
+        calibration: Of its sigma, behind objectives that were measured and behind others; None where it has none.
         commit: Of the code that trained it.
         data_duration_s: What the shards cost.
     """
-    manifest = Manifest(
+    teaching, further = teaching_of(recipe.task), also_of(recipe.family)
+    return Manifest(
         name=recipe.name,
         version=recipe.version,
         description=recipe.description,
-        task=family_of(recipe.family).TASK,
+        task=recipe.task,
         family=recipe.family,
         parameters=sum(p.numel() for p in trained.net.parameters()),
-        flop_per_patch=flop_per_patch(trained.net, recipe.patch_px),
+        flop_per_patch=flop_per_patch(trained.net, recipe.patch_px, further),
         input=Input(
             name=INPUT,
             patch_px=recipe.patch_px,
             patches_at_most=recipe.patches_at_most,
             min_contrast=recipe.min_contrast,
+            also=tuple(Also(name=name, width=width) for name, width in further.items()),
         ),
         outputs=tuple(exported.golden_out),
-        passport=passport_of(recipe),
+        passport=teaching.passport(recipe),
         calibration=calibration,
-        metrics={**metrics, "onnx_parity": exported.parity},
+        facts=teaching.facts(recipe),
+        metrics={},
         training=Training(
             recipe=recipe.name,
             recipe_sha256=recipe.sha256,
@@ -221,24 +257,25 @@ def make_bundle(
         ),
         sha256={},
     )
-    return pack(manifest, exported.onnx, golden_bytes(exported.golden_in, exported.golden_out))
 
 
-def golden_patches(recipe: Recipe) -> NDArray[np.uint8]:
-    """Informative patches (N, P, P, 3) of the first validation specimens, at least one.
+def make_bundle(manifest: Manifest, exported: Exported, metrics: dict[str, Any]) -> bytes:
+    """Everything into one file; `metrics` are by evaluation set."""
+    complete = manifest.model_copy(update={"metrics": {**metrics, "onnx_parity": exported.parity}})
+    return pack(complete, exported.onnx, golden_bytes(exported.golden_in, exported.golden_out, exported.golden_also))
+
+
+def golden_patches(recipe: Recipe) -> Asked:
+    """What the first validation specimens give to hold a graph against its network, at least one patch.
 
     Raises:
         NoData: Not one of these specimens shows anything.
     """
-    patches: list[NDArray[np.uint8]] = []
-    for index in range(_GOLDEN_SPECIMENS):
-        for tile in specimen_tiles(recipe, "validation", index).tiles[:3]:
-            patch = tile[: recipe.patch_px, : recipe.patch_px]
-            if is_informative(patch, recipe.min_contrast):
-                patches.append(patch)
-    if not patches:
+    given = [teaching_of(recipe.task).golden(recipe, index) for index in range(_GOLDEN_SPECIMENS)]
+    counts = np.concatenate([asked.counts for asked in given])
+    if not len(counts):
         raise NoData("no validation specimen is informative; give the recipe other kinds of specimen")
-    return np.stack(patches)
+    return Asked(counts, {name: np.concatenate([asked.also[name] for asked in given]) for name in given[0].also})
 
 
 def current_commit() -> str:
@@ -256,6 +293,12 @@ def _git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
-def random_counts(count: int, seed: int) -> NDArray[np.uint8]:
-    """Noise patches (N, 224, 224, 3) for checks that need no specimen."""
-    return np.random.default_rng(seed).integers(0, 256, (count, PATCH_PX, PATCH_PX, 3), dtype=np.uint8)
+def random_counts(count: int, seed: int, patch_px: int = PATCH_PX) -> NDArray[np.uint8]:
+    """Noise patches (N, P, P, 3) for checks that need no specimen."""
+    return np.random.default_rng(seed).integers(0, 256, (count, patch_px, patch_px, 3), dtype=np.uint8)
+
+
+def random_also(family: str, count: int, seed: int) -> Further:
+    """Noise for what a family reads beside patches."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(count, width)).astype(np.float32) for name, width in also_of(family).items()}

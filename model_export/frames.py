@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.linear import rgb8
+from edge_app.model import Model
 from edge_app.patches import PATCH_PX, PatchGrid, chosen, content
 from firmware.frames import Frame, FrameOptics
 from firmware.optics import PupilTable, spread_um
@@ -20,7 +21,10 @@ from model_export.errors import BadRecipe
 FRAME_PX = (1944, 2592)
 BLANK = 0.02
 ATTEMPTS = 40
-Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
+Further = dict[str, NDArray[np.float32]]
+"""What a network reads beside patches, by name: (K, width) each."""
+Predict = Callable[..., dict[str, NDArray[np.float32]]]
+"""(K, P, P, 3) uint8 and, for networks that read more, by name what they read beside (K, width): outputs by name."""
 Mask = NDArray[np.bool_]
 
 
@@ -32,6 +36,15 @@ class Subject:
     patches_at_most: int
     min_contrast: float
     patch_px: int = PATCH_PX
+
+
+def subject_of(model: Model) -> Subject:
+    """An opened bundle; where each patch comes with what is read beside it, the runtime is asked itself."""
+
+    def predict(counts: NDArray[np.uint8], also: Further | None = None) -> dict[str, NDArray[np.float32]]:
+        return model.runtime.infer(counts, also) if also else model.infer(counts)
+
+    return Subject(predict, model.patches_at_most, model.min_contrast, model.patch_px)
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,13 @@ def frames_of(
         rng = np.random.default_rng([*seed, index])
         setting = conditions.draw(rng, (index + 0.5) / specimens)
         z = (np.arange(depths) + rng.uniform(0, 1, depths)) / depths * 2 * range_um - range_um
-        yield from _frames(setting, z, (*seed, index), frame_px, patch_px)
+        yield from frames_at(setting, z, (*seed, index), frame_px, patch_px)
 
 
-def _frames(
+def frames_at(
     setting: Setting, z_um: NDArray[np.float64], seed: tuple[int, ...], frame_px: tuple[int, int], patch_px: int
 ) -> Iterator[Truth]:
+    """Frames of one slide at these defoci (Z,), um."""
     optics = setting.optics
     rise = abs(setting.field_curvature_um) + 0.5 * sum(map(abs, setting.tilt_um)) + setting.thickness_um / 2
     reach = float(np.abs(z_um).max()) + rise + 0.1

@@ -21,7 +21,7 @@ def objective(answers: dict[str, Tensor], truth_um: Tensor, thickness_um: Tensor
     are also held to the side (cross-entropy of the logit of "above focus"), to the distance, which is Huber on
     |z| whatever the side, and to the thickness, Huber within a twentieth of the range.
     """
-    unit, clip = recipe.unit_um, recipe.training.clip_um
+    unit, clip = recipe.data.range_um / 10, recipe.training.clip_um
     truth = truth_um.clamp(-clip, clip)
     beyond = truth_um.abs() > clip
     scale = recipe.training.error_floor * unit + recipe.training.error_slope * truth.abs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_app.bundle import Passport, Range
+from edge_app.passport import Passport, Range
 from model_export.conditions import OpticsTable
 from model_export.errors import BadRecipe
 from model_export.evaluate import load_set

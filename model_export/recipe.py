@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from edge_app.patches import PATCH_PX
+from firmware import plugins
 from firmware.response import Kind
 from firmware.table import explain
-from model_export.conditions import Conditions, Range, SlideTable
+from model_export.conditions import Conditions
 from model_export.errors import BadRecipe
-from model_export.evaluate import Figures, set_names
+from model_export.evaluate import set_names
+from model_export.teaching import teaching_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,35 +26,20 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
-_OF_FRAMES = ("tilt_um", "field_curvature_um", "vignetting", "blank_at_least")
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """One table of a recipe: immutable, unknown keys refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataTable(_Table):
-    """How many specimens, how large a tile of each, and at which defocus.
-
-    Depths are drawn over 1.2 x `range_um`, more of them near focus; `far_share` of the specimens are seen at
-    `range_um` to `far_um`. Patches below `min_contrast` are left out.
-    """
-
-    range_um: float = Field(gt=0)
-    far_um: float
-    far_share: float
-    tile_px: int
-    depths_per_specimen: int
-    train_specimens: int
-    validation_specimens: int
-    min_contrast: float
-
-
-class TrainingTable(_Table):
+class TrainingTable(Table):
     """The optimiser's numbers.
 
-    `feature_noise` is added to standardised features, in standard deviations. An error counts relative to
-    `error_floor` (in tenths of the range) plus `error_slope` times |z|.
+    `feature_noise` is added to standardised features, in standard deviations. In the task defocus, an error counts
+    relative to `error_floor` (in tenths of the range) plus `error_slope` times |z|, and beyond `clip_um` not at all;
+    what other tasks' objectives need stands in their own table, `[objective]`.
     """
 
     batch: int
@@ -60,64 +47,18 @@ class TrainingTable(_Table):
     learning_rate: float
     weight_decay: float
     warmup_steps: int
-    clip_um: float
+    clip_um: float = math.inf
     checkpoint_every: int
     feature_noise: float = 0.0
     error_floor: float = 0.4
     error_slope: float = 0.1
 
 
-class CalibrationFrames(_Table):
-    """On how many frames sigma is calibrated: specimens, depths of each, and the frames' size.
+class Recipe(Table):
+    """One model from nothing: task, family, seed, conditions, data, network, training, calibration, acceptance.
 
-    Where the board declares the objective's aberrations its optics come from the `middle` share of the conditions'
-    ranges: training draws tolerances more widely than measured objectives differ.
-    """
-
-    specimens: int = Field(default=96, gt=0)
-    depths: int = Field(default=4, gt=0)
-    frame_px: tuple[int, int] = (1344, 1568)
-    middle: float = Field(default=0.5, ge=0, le=1)
-
-
-class AcceptanceTable(_Table):
-    """What a bundle must keep on one evaluation set, or export refuses it; what is not stated is not judged.
-
-    Errors (um) and `abstained` are at most that, `sign` (of patches), `sign_uncertain`, `blank_precision` and
-    `blank_recall` at least; the frames' coverage lies within a pair of bounds. Shares are 0 to 1.
-    """
-
-    patch_mae_um: float | None = None
-    frame_mae_um: float | None = None
-    frame_median_um: float | None = None
-    sign: float | None = None
-    sign_uncertain: float | None = None
-    coverage_68: Range | None = None
-    coverage_95: Range | None = None
-    blank_precision: float | None = None
-    blank_recall: float | None = None
-    abstained: float | None = None
-
-    def missed(self, figures: Figures) -> list[str]:
-        """The limits that a set's figures do not keep, each in words; a figure that is NaN or None keeps none."""
-        patch, frame, blank = figures["patch"], figures["frame"], figures["blank"]
-        judged = (
-            ("patch_mae_um", patch["mae_um"], _at_most(self.patch_mae_um)),
-            ("frame_mae_um", frame["mae_um"], _at_most(self.frame_mae_um)),
-            ("frame_median_um", frame["median_um"], _at_most(self.frame_median_um)),
-            ("sign", patch["sign"], _at_least(self.sign)),
-            ("sign_uncertain", figures["sign_uncertain"], _at_least(self.sign_uncertain)),
-            ("coverage_68", frame["coverage_68"], self.coverage_68),
-            ("coverage_95", frame["coverage_95"], self.coverage_95),
-            ("blank_precision", blank["precision"], _at_least(self.blank_precision)),
-            ("blank_recall", blank["recall"], _at_least(self.blank_recall)),
-            ("abstained", figures["abstained"], _at_most(self.abstained)),
-        )
-        return [_miss(name, value, bounds) for name, value, bounds in judged if bounds and not _within(value, bounds)]
-
-
-class Recipe(_Table):
-    """One model from nothing: family, seed, conditions, data, network, training, calibration, acceptance.
+    What `data`, `calibration`, `objective` and the tables of `acceptance` may state is the task's own: its file in
+    teaching/ declares them.
 
     `patches_at_most` is how many patches of a frame serving asks about (0: all that show something),
     `min_contrast` the contrast below which it counts them as blank.
@@ -128,18 +69,28 @@ class Recipe(_Table):
     name: str
     version: str
     family: str
+    task: str = "defocus"
     description: str
     seed: int
     patches_at_most: int = 0
     min_contrast: float
     accepts: tuple[Kind, ...] = ("linear",)
     sets: tuple[str, ...] = Field(min_length=1)
-    conditions: tuple[Conditions, ...] = Field(min_length=1)
-    data: DataTable
+    conditions: tuple[Conditions, ...] = Field(default=(), validate_default=True)
+    data: Any
     network: dict[str, Any]
     training: TrainingTable
-    calibration: CalibrationFrames = CalibrationFrames()
-    acceptance: dict[str, AcceptanceTable] = {}
+    calibration: Any = Field(default={}, validate_default=True)
+    objective: Any = Field(default={}, validate_default=True)
+    acceptance: dict[str, Any] = {}
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        known = plugins.names("model_export.teaching")
+        if task not in known:
+            raise ValueError(f"there is no task {task!r} in model_export/teaching; it has: {', '.join(known)}")
+        return task
 
     @field_validator("sets")
     @classmethod
@@ -151,19 +102,27 @@ class Recipe(_Table):
 
     @field_validator("conditions")
     @classmethod
-    def _trainable(cls, conditions: tuple[Conditions, ...]) -> tuple[Conditions, ...]:
-        if len({each.contrast for each in conditions}) > 1:
-            raise ValueError("the conditions mix brightfield and fluorescence; write one recipe for each contrast")
-        if len({each.camera.monochrome for each in conditions}) > 1:
-            raise ValueError("the conditions mix monochrome and colour cameras; write one recipe for each")
-        for number, each in enumerate(conditions):
-            for name in _OF_FRAMES:
-                if getattr(each.slide, name) != SlideTable.model_fields[name].default:
-                    raise ValueError(
-                        f"conditions.{number}.slide.{name} shapes whole frames and training would ignore it; "
-                        "remove it, or state it in an evaluation set"
-                    )
+    def _trainable(cls, conditions: tuple[Conditions, ...], info: ValidationInfo) -> tuple[Conditions, ...]:
+        if "task" in info.data:
+            teaching_of(info.data["task"]).check_conditions(conditions)
         return conditions
+
+    @field_validator("data", "calibration", "objective")
+    @classmethod
+    def _of_the_task(cls, stated: Any, info: ValidationInfo) -> Any:
+        if "task" not in info.data:
+            return stated
+        teaching = teaching_of(info.data["task"])
+        tables = {"data": teaching.Data, "calibration": teaching.Calibration, "objective": teaching.Objective}
+        return _parsed(tables[str(info.field_name)], stated)
+
+    @field_validator("acceptance")
+    @classmethod
+    def _limits(cls, stated: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "task" not in info.data:
+            return stated
+        table = teaching_of(info.data["task"]).Acceptance
+        return {name: _parsed(table, limits, f"{name}.") for name, limits in stated.items()}
 
     @model_validator(mode="after")
     def _reported(self) -> Recipe:
@@ -181,11 +140,6 @@ class Recipe(_Table):
     def patch_px(self) -> int:
         """Side of the patches that the network takes: its own argument `patch_px`, where it has one."""
         return int(self.network.get("patch_px", PATCH_PX))
-
-    @property
-    def unit_um(self) -> float:
-        """A tenth of the range: the scale on which errors of this model are weighed."""
-        return self.data.range_um / 10
 
     @property
     def sha256(self) -> str:
@@ -226,23 +180,9 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in RECIPES.glob("*.toml"))
 
 
-def _at_most(limit: float | None) -> Range | None:
-    return None if limit is None else (-math.inf, limit)
-
-
-def _at_least(limit: float | None) -> Range | None:
-    return None if limit is None else (limit, math.inf)
-
-
-def _within(value: float | None, bounds: Range) -> bool:
-    return value is not None and bounds[0] <= value <= bounds[1]
-
-
-def _miss(name: str, value: float | None, bounds: Range) -> str:
-    low, high = bounds
-    wanted = f"{low:g} to {high:g}"
-    if math.isinf(low):
-        wanted = f"at most {high:g}"
-    elif math.isinf(high):
-        wanted = f"at least {low:g}"
-    return f"{name} {'not scored' if value is None else f'{value:g}'} ({wanted})"
+def _parsed(table: type[Table], stated: Any, where: str = "") -> Table:
+    """A task's table, checked; findings as one sentence, since pydantic does not take them in from within."""
+    try:
+        return table.model_validate(stated)
+    except ValidationError as error:
+        raise ValueError(f"{where}{explain(error)}") from error

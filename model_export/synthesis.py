@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,11 @@ from firmware.optics import PupilTable, fine_ratio, good_size, spread_um
 from firmware.rendering import Slide, make_slide, see
 from firmware.sensor import expose
 from model_export.errors import NoData
-from model_export.recipe import DataTable, Recipe
+from model_export.recipe import Recipe
+from model_export.teaching import Made, Progress, teaching_of
+
+if TYPE_CHECKING:
+    from model_export.teaching.defocus import Data
 
 SPLITS = {"train": 0, "validation": 1}
 SPECIMENS_PER_SHARD = 250
@@ -43,12 +47,11 @@ class Specimen:
     thickness_um: float
 
 
-Made = dict[str, NDArray[Any]]
-"""A shard's arrays by name, a row for a tile or a patch."""
-Reduce = Callable[[Recipe, Specimen, int], Made]
+Depths = Callable[[np.random.Generator, "Data"], NDArray[np.float64]]
+"""Draws defocus values for one specimen, um."""
 
 
-def draw_depths(rng: np.random.Generator, data: DataTable) -> NDArray[np.float64]:
+def draw_depths(rng: np.random.Generator, data: Data) -> NDArray[np.float64]:
     """Defocus values for one specimen, um: stratified over the range, some near focus, some far beyond."""
     count = data.depths_per_specimen
     if rng.uniform() < data.far_share:
@@ -60,14 +63,14 @@ def draw_depths(rng: np.random.Generator, data: DataTable) -> NDArray[np.float64
     return z
 
 
-def specimen_tiles(recipe: Recipe, split: str, index: int) -> Specimen:
-    """All tiles of one specimen, every one before a camera of its own."""
+def specimen_tiles(recipe: Recipe, split: str, index: int, draw: Depths = draw_depths) -> Specimen:
+    """All tiles of one specimen, every one before a camera of its own; `recipe.data` is as the task defocus has it."""
     seed = (recipe.seed, SPLITS[split], index)
     rng = np.random.default_rng(seed)
     side = recipe.data.tile_px
     conditions = recipe.pick(rng)
     setting = conditions.draw(rng)
-    depths = draw_depths(rng, recipe.data)
+    depths = draw(rng, recipe.data)
     farthest = float(np.abs(depths).max()) + setting.thickness_um / 2 + 0.1
     table = PupilTable(setting.optics, farthest)
     margin_um = _margin_px(table, side, farthest) * setting.optics.pixel_um
@@ -116,12 +119,11 @@ def write_shards(
     specimens: int,
     out: Path,
     workers: int,
-    reduce: Reduce,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """Write shards for one split into `out`; shards that are already there are kept.
 
-    Each shard is as many `SPLIT-NNN.NAME.npy` as `reduce` makes arrays of a specimen, one after the other.
+    Each shard is as many `SPLIT-NNN.NAME.npy` as the task's `make` gives arrays of a specimen, one after the other.
 
     Raises:
         NoData: The folder holds the shards of another recipe.
@@ -129,13 +131,14 @@ def write_shards(
     check_maker(out, recipe)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MAKER).write_text(_key(recipe), encoding="utf-8")
+    last = teaching_of(recipe.task).TRUTHS[-1]
     done, began = 0, time.monotonic() - data_duration_s(out)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # a fork would inherit torch's locks
         for first in range(0, specimens, SPECIMENS_PER_SHARD):
             members = range(first, min(first + SPECIMENS_PER_SHARD, specimens))
             stem = f"{split}-{first // SPECIMENS_PER_SHARD:03d}"
-            if not (out / f"{stem}.z.npy").exists():
-                _write_shard(out, stem, pool.map(partial(_make, recipe, split, reduce), members, chunksize=4))
+            if not (out / f"{stem}.{last}.npy").exists():
+                _write_shard(out, stem, last, pool.map(partial(_make, recipe, split), members, chunksize=4))
                 (out / _DURATION).write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
             done += len(members)
             progress(done, specimens)
@@ -147,8 +150,8 @@ def data_duration_s(folder: Path) -> float:
     return float(record.read_text(encoding="utf-8")) if record.exists() else 0.0
 
 
-def _make(recipe: Recipe, split: str, reduce: Reduce, index: int) -> Made:
-    return reduce(recipe, specimen_tiles(recipe, split, index), index)
+def _make(recipe: Recipe, split: str, index: int) -> Made:
+    return teaching_of(recipe.task).make(recipe, split, index)
 
 
 def check_maker(folder: Path, recipe: Recipe) -> None:
@@ -164,12 +167,12 @@ def check_maker(folder: Path, recipe: Recipe) -> None:
 
 def _key(recipe: Recipe) -> str:
     """What of a recipe decides its shards, as JSON."""
-    parts = {"family", "seed", "conditions", "data", "network"}
+    parts = {"family", "task", "seed", "conditions", "data", "network"}
     return json.dumps(recipe.model_dump(include=parts, exclude_unset=True), sort_keys=True)
 
 
-def _write_shard(out: Path, stem: str, made: Iterator[Made]) -> None:
-    """`z` is written last: a shard without it is not there."""
+def _write_shard(out: Path, stem: str, last: str, made: Iterator[Made]) -> None:
+    """`last` is written last: a shard without it is not there."""
     specimens = list(made)
-    for name in sorted(specimens[0], key=lambda name: name == "z"):
+    for name in sorted(specimens[0], key=lambda name: name == last):
         np.save(out / f"{stem}.{name}.npy", np.concatenate([arrays[name] for arrays in specimens]))

@@ -1,4 +1,4 @@
-"""One training loop for every family that regresses with an uncertainty: checkpoints, resume, progress."""
+"""One training loop for every family of every task: checkpoints, resume, progress."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_export.data import Batch, Features, Split, Tiles
 from model_export.errors import BadRecipe, NoData
 from model_export.families import family_of
-from model_export.objective import objective
 from model_export.recipe import Recipe
+from model_export.teaching import teaching_of
 
 Progress = Callable[[int, int, float], None]
 _AHEAD = 4
@@ -43,11 +44,15 @@ def build(recipe: Recipe) -> nn.Module:
     """The family's network with the recipe's numbers, seeded.
 
     Raises:
-        BadRecipe: There is no such family, or it does not take these numbers.
+        BadRecipe: There is no such family, it is of another task, or it does not take these numbers.
     """
     torch.manual_seed(recipe.seed)
+    family = family_of(recipe.family)
+    if recipe.task != family.TASK:
+        what = f"family {recipe.family!r} is of the task {family.TASK!r}, and the recipe of {recipe.task!r}"
+        raise BadRecipe(f"{what}; correct `task` or `family` in {recipe.name}")
     try:
-        net: nn.Module = family_of(recipe.family).Net(**recipe.network)
+        net: nn.Module = family.Net(**recipe.network)
     except (TypeError, ValueError) as error:
         raise BadRecipe(f"family {recipe.family!r} does not take {recipe.network}: {error}") from error
     return net
@@ -73,7 +78,7 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
     blur = torch.zeros(0)
     if isinstance(split, Features):
         features = torch.from_numpy(split.features)
-        net.standardise(features)  # type: ignore[operator]
+        net.standardise(features, *_tensors(split.also))  # type: ignore[operator]
         blur = table.feature_noise * (features.std(dim=0) + 1e-3).to(device)
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=table.learning_rate, weight_decay=table.weight_decay)
@@ -86,12 +91,13 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
         schedule.load_state_dict(state["schedule"])
         first, spent_s, mean = state["step"], state["duration_s"], state["loss"]
     started = time.monotonic() - spent_s
-    names = family_of(recipe.family).OUTPUTS
+    names, objective = family_of(recipe.family).OUTPUTS, teaching_of(recipe.task).objective
     with closing(_batches(recipe, split, first, steps)) as batches:
         for step, batch in enumerate(batches, first):
-            answers = _ask(net, torch.from_numpy(batch.seen).to(device), blur, (recipe.seed, step))
-            z_um, thickness_um = (torch.from_numpy(part).to(device) for part in (batch.z_um, batch.thickness_um))
-            loss = objective(dict(zip(names, answers, strict=True)), z_um, thickness_um, recipe)
+            seen, *also = (part.to(device) for part in _tensors({"seen": batch.seen, **batch.also}))
+            answers = _ask(net, seen, also, blur, (recipe.seed, step))
+            truth = {name: torch.from_numpy(values).to(device) for name, values in batch.truth.items()}
+            loss = objective(dict(zip(names, answers, strict=True)), truth, recipe)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -104,15 +110,16 @@ def train(recipe: Recipe, split: Tiles | Features, run: Path, progress: Progress
     return Trained(net.eval().cpu(), max(steps, first), time.monotonic() - started, mean, device_name(device))
 
 
-def validate(recipe: Recipe, net: nn.Module, split: Tiles | Features) -> tuple[float, float]:
-    """Mean and median absolute error, um, on patches of a split that lie within the recipe's range."""
+def validate(recipe: Recipe, net: nn.Module, split: Split) -> str:
+    """How good a network is on patches of a split, in the words of its task."""
     batch = split.draw(np.random.default_rng([recipe.seed, 78]), _VALIDATED)
-    inside = np.abs(batch.z_um) <= recipe.data.range_um
-    ask: Callable[[Tensor], tuple[Tensor, ...]] = net if batch.seen.dtype == np.uint8 else net.answer  # type: ignore[assignment]
+    ask: Callable[..., tuple[Tensor, ...]] = net if batch.seen.dtype == np.uint8 else net.answer  # type: ignore[assignment]
+    parts = zip(*(part.split(64) for part in _tensors({"seen": batch.seen, **batch.also})), strict=True)
     with torch.inference_mode():
-        told = [ask(part)[0] for part in torch.from_numpy(batch.seen[inside]).split(64)]
-    error = np.abs(torch.cat(told).numpy() - batch.z_um[inside])
-    return float(error.mean()), float(np.median(error))
+        told = [ask(*part) for part in parts]
+    columns = (torch.cat(column).numpy() for column in zip(*told, strict=True))
+    answers = dict(zip(family_of(recipe.family).OUTPUTS, columns, strict=True))
+    return teaching_of(recipe.task).validate(recipe, answers, batch.truth)
 
 
 def load_trained(recipe: Recipe, run: Path) -> Trained:
@@ -142,20 +149,26 @@ def _rate(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(steps - warmup, 1), 1.0)))
 
 
-def _ask(net: nn.Module, seen: Tensor, blur: Tensor, seed: tuple[int, int]) -> tuple[Tensor, ...]:
+def _ask(net: nn.Module, seen: Tensor, also: list[Tensor], blur: Tensor, seed: tuple[int, int]) -> tuple[Tensor, ...]:
     """The network's answers in fp32: to patches (N, P, P, 3) uint8 by way of bf16, or to features (N, F).
 
-    Features are blurred by `blur` (F,) times noise that depends on `seed` only.
+    What is random depends on `seed` only: what the network drops, and the noise, times `blur` (F,), on the features.
     """
     answers: tuple[Tensor, ...]
+    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    torch.manual_seed(state)
     if seen.dtype == torch.uint8:
         with torch.autocast(seen.device.type, torch.bfloat16):
-            answers = net(seen)
+            answers = net(seen, *also)
     else:
-        drawn = torch.Generator(seen.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        drawn = torch.Generator(seen.device).manual_seed(state)
         noise = torch.randn(seen.shape, generator=drawn, device=seen.device)
-        answers = net.answer(seen + blur * noise)  # type: ignore[operator]
+        answers = net.answer(seen + blur * noise, *also)  # type: ignore[operator]
     return tuple(answer.float() for answer in answers)
+
+
+def _tensors(arrays: dict[str, NDArray[Any]]) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in arrays.values()]
 
 
 def _batches(recipe: Recipe, split: Split, first: int, steps: int) -> Generator[Batch, None, None]:

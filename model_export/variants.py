@@ -12,7 +12,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge_app.answer import DEFOCUS
 from edge_app.bundle import SUFFIX, Manifest, ModelBundle, Precision, golden_bytes, pack
+from edge_app.feed import NOTHING, Beside, intake_of, rows_of
 from edge_app.patches import PatchGrid, content
 from model_export.emulation import halves_rounded, tf32
 from model_export.errors import BadRecipe, ExportError, NoData, ParityError
@@ -44,12 +46,30 @@ class Variant:
     moved: dict[str, float]
 
 
+def check_bundle(manifest: Manifest) -> float:
+    """See that variants of a bundle can be made and scored; gives its range in um.
+
+    Raises:
+        ExportError: It is not fp32, not of defocus, or reads more than the patches that calibrate variants.
+    """
+    label, inputs = manifest.label, ", ".join(each.name for each in manifest.input.also)
+    if manifest.precision != "fp32":
+        raise ExportError(f"{label} is {manifest.precision} already; give the fp32 bundle that it was made of")
+    if inputs:
+        raise ExportError(f"{label} reads {inputs} beside patches, and patches alone calibrate; use it in fp32")
+    if manifest.task != DEFOCUS or manifest.passport.range_um is None:
+        raise ExportError(f"{label} is of {manifest.task}, and variants are scored by um of defocus; use it in fp32")
+    return manifest.passport.range_um
+
+
 def check_recipe(manifest: Manifest, recipe: Recipe) -> None:
-    """See that a recipe is the one that trained a bundle.
+    """See that variants of a bundle can be made, and that a recipe is the one that trained it.
 
     Raises:
         BadRecipe: It is another.
+        ExportError: As `check_bundle`.
     """
+    check_bundle(manifest)
     if recipe.sha256 != manifest.training.recipe_sha256:
         what = f"{manifest.label} was not trained by the recipe {recipe.name!r} as it stands"
         raise BadRecipe(f"{what}; give the file that was used with --recipe")
@@ -78,12 +98,10 @@ def make_variant(bundle: ModelBundle, kind: str, patches: NDArray[np.uint8]) -> 
     """The bundle's graph in another precision (fp16, int8, or one of EMULATED); patches (N, P, P, 3) uint8 calibrate.
 
     Raises:
-        ExportError: The bundle is not fp32, or its graph has nothing to make smaller.
+        ExportError: As `check_bundle`, or the graph has nothing to make smaller.
         ParityError: The golden answers lie too far from fp32's.
     """
-    if bundle.manifest.precision != "fp32":
-        what = f"{bundle.manifest.label} is {bundle.manifest.precision} already"
-        raise ExportError(f"{what}; give the fp32 bundle that it was made of")
+    check_bundle(bundle.manifest)
     makers: dict[str, Callable[[], bytes]] = {
         "fp16": lambda: fp16(bundle.onnx, patches),
         "int8": lambda: int8(bundle.onnx, patches),
@@ -100,12 +118,16 @@ def make_variant(bundle: ModelBundle, kind: str, patches: NDArray[np.uint8]) -> 
 
 
 def predictor(bundle: ModelBundle, graph: bytes) -> Predict:
-    """What a graph with the bundle's inputs and outputs says of patches (K, P, P, 3) uint8, in ONNX Runtime."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    names, counts_name = list(bundle.manifest.outputs), bundle.manifest.input.name
+    """What a graph with the bundle's inputs and outputs says of patches (K, P, P, 3) uint8, in ONNX Runtime.
 
-    def predict(counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        parts = [session.run(names, {counts_name: counts[k : k + _BATCH]}) for k in range(0, len(counts), _BATCH)]
+    What it reads beside them is a second argument, (K, width) float32 by input.
+    """
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names, intake = list(bundle.manifest.outputs), intake_of(bundle.manifest)
+
+    def predict(counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        feed = intake.feed(counts, also)
+        parts = [session.run(names, rows_of(feed, slice(k, k + _BATCH))) for k in range(0, len(counts), _BATCH)]
         return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
     return predict
@@ -142,9 +164,9 @@ def write_variant(bundle: ModelBundle, variant: Variant, metrics: dict[str, Any]
 
 
 def _check_moved(bundle: ModelBundle, kind: str, moved: dict[str, float]) -> None:
-    share, plain = MAY_MOVE[kind]
+    (share, plain), range_um = MAY_MOVE[kind], check_bundle(bundle.manifest)
     for name, distance in moved.items():
-        most = share * bundle.manifest.passport.range_um if name.endswith("_um") else plain
+        most = share * range_um if name.endswith("_um") else plain
         if not distance <= most:
             what = f"{name} of {bundle.manifest.label} in {kind} lies {distance:.3g} off fp32 on the golden inputs"
             raise ParityError(f"{what} (at most {most:g}); use the fp32 bundle")

@@ -3,8 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.bundle import Calibrations, CalibrationTable, Input, Manifest, ModelBundle, Passport, Training
+from edge_app.bundle import Calibrations, CalibrationTable, Input, Manifest, ModelBundle, Training
+from edge_app.feed import NOTHING, Beside
 from edge_app.model import Model
+from edge_app.passport import Passport
 from edge_app.tasks import defocus
 from firmware.simulation import World
 
@@ -26,9 +28,10 @@ class Oracle:
         self._rng = np.random.default_rng(5)
         self.asked = 0
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
         """(K, P, P, 3) uint8 to (K,) float32 by output name."""
         self.asked += 1
+        del also
         said = self._scale * self._world.truth_um() + self._bias_um + self._rng.normal(0.0, 0.05, len(counts))
         if self._symmetric and abs(self._world.truth_um()) > 1.5:
             said[::2] *= -1

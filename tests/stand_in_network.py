@@ -19,6 +19,7 @@ MEMORY_BYTES = 77 * 1024
 """What a context needs between layers."""
 
 _MAGIC = b"plan"
+_KINDS = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 Shape = tuple[int, ...]
 
 
@@ -67,12 +68,13 @@ def report_phases(monitor: Any, faults: Faults) -> bool:
 def execute(session: Any, wrong_by: float, shapes: dict[str, Shape], addresses: dict[str, int]) -> None:
     """Read device memory, run the network, write device memory with answers that are wrong by so much."""
     gpu, names = machine.GPU, [entry.name for entry in session.get_outputs()]
+    kinds = {entry.name: np.dtype(_KINDS[entry.type]) for entry in session.get_inputs()}
     feed = {}
     for name, shape in shapes.items():
-        there = gpu.touch(addresses[name], int(np.prod(shape)))
+        there = gpu.touch(addresses[name], int(np.prod(shape)) * kinds[name].itemsize)
         if there is None:
             return
-        feed[name] = np.frombuffer(there, np.uint8).reshape(shape)
+        feed[name] = np.frombuffer(there, kinds[name]).reshape(shape)
     for name, answer in zip(names, session.run(names, feed), strict=True):
         there = gpu.touch(addresses[name], answer.nbytes)
         if there is None:

@@ -352,6 +352,10 @@ class ICudaEngine(_Logging):
         entry = self._inputs.get(name) or self._outputs[name]
         return _TYPES[entry.type]
 
+    def get_tensor_shape(self, name: str) -> Dims:
+        entry = self._inputs.get(name) or self._outputs[name]
+        return dims(entry.shape)
+
     @property
     def device_memory_size_v2(self) -> int:
         return MEMORY_BYTES

@@ -155,7 +155,7 @@ def test_a_measurer_is_answered_while_a_focus_job_runs(bench: Bench) -> None:
 
 def test_a_plain_frame_needs_no_model_but_a_measurement_does(bare_bench: Bench) -> None:
     end = bare_bench.block()
-    plain, judged = bare_bench.appliance.measure(ask=False), bare_bench.appliance.measure()
+    plain, judged = bare_bench.appliance.measure(task=""), bare_bench.appliance.measure()
     end()
     assert plain.result(WAIT_S).seen.estimate is None
     with pytest.raises(RuntimeFailed, match="no model"):
@@ -197,7 +197,7 @@ def test_a_model_that_fails_is_noted_once_until_it_answers_again(
     job = bench.appliance.focus("single_shot", lambda *_: None)
     assert isinstance(job.result.exception(WAIT_S), RuntimeFailed)
     assert "out of memory" in bench.appliance.ailing
-    bench.appliance.measure(ask=False).result(WAIT_S)
+    bench.appliance.measure(task="").result(WAIT_S)
     assert bench.appliance.ailing
     monkeypatch.undo()
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_a_model_that_fails_is_noted_once_until_it_answers_again(
     assert events == ["model failed", "model answers again"]
 
 
-def out_of_memory(_oracle: Oracle, _counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def out_of_memory(_oracle: Oracle, _counts: NDArray[np.uint8], _also: object = None) -> dict[str, NDArray[np.float32]]:
     raise MemoryError("the accelerator is out of memory")
 
 
@@ -281,7 +281,7 @@ def on_a_cable(tick_s: float = 3600.0) -> Iterator[tuple[Bench, Cable]]:
 
 
 def look_fails(bench: Bench) -> None:
-    assert isinstance(bench.appliance.measure(ask=False).exception(WAIT_S), CameraError)
+    assert isinstance(bench.appliance.measure(task="").exception(WAIT_S), CameraError)
 
 
 def test_a_camera_that_was_plugged_in_again_is_opened_anew_before_the_next_look() -> None:
@@ -291,7 +291,7 @@ def test_a_camera_that_was_plugged_in_again_is_opened_anew_before_the_next_look(
         look_fails(bench)
         assert "no such camera" in bench.appliance.blind
         cable.plugged = True
-        look = bench.appliance.measure(ask=False).result(WAIT_S)
+        look = bench.appliance.measure(task="").result(WAIT_S)
         assert len(cable.opened) == 2
         assert bench.microscope.camera is cable.opened[1]
         assert cable.opened[0]._closed
@@ -304,7 +304,7 @@ def test_a_camera_that_is_opened_anew_looks_at_the_same_world() -> None:
     with bench.appliance:
         before = bench.microscope.camera
         bench.appliance.run("fail", raises_camera_error).result.exception(WAIT_S)
-        bench.appliance.measure(ask=False).result(WAIT_S)
+        bench.appliance.measure(task="").result(WAIT_S)
         after = bench.microscope.camera
         assert after is not before
         assert isinstance(after, SimulatedCamera)
@@ -350,7 +350,7 @@ def test_one_late_frame_is_no_lost_camera_but_three_in_a_row_are() -> None:
     with on_a_cable() as (bench, cable):
         cable.late = 1
         look_fails(bench)
-        bench.appliance.measure(ask=False).result(WAIT_S)
+        bench.appliance.measure(task="").result(WAIT_S)
         cable.late = 2
         look_fails(bench)
         look_fails(bench)
@@ -366,7 +366,7 @@ def test_the_axis_moves_and_keeps_its_position_while_the_camera_is_lost() -> Non
         look_fails(bench)
         bench.appliance.run("move", lambda c: c.microscope.axis.move_to(4.0)).result.result(WAIT_S)
         cable.plugged = True
-        assert bench.appliance.measure(ask=False).result(WAIT_S).frame.z_um == pytest.approx(4.0)
+        assert bench.appliance.measure(task="").result(WAIT_S).frame.z_um == pytest.approx(4.0)
 
 
 def test_a_closing_appliance_whose_camera_hangs_lets_go_of_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_a_closing_appliance_whose_camera_hangs_lets_go_of_the_axis(monkeypatch:
     monkeypatch.setattr(microscope.axis, "close", let_go.set)
     appliance = Appliance(Controller(microscope, None), close_s=0.05)
     clock.hold(1)
-    looking = appliance.measure(ask=False)
+    looking = appliance.measure(task="")
     assert clock.reached.wait(WAIT_S)
     assert not appliance.close()
     assert let_go.is_set()

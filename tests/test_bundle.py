@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_app.answer import Verdict
 from edge_app.bundle import (
     Calibrations,
     CalibrationTable,
     Input,
     Manifest,
-    Passport,
     Training,
     factory_bundles,
     find,
@@ -21,7 +21,7 @@ from edge_app.bundle import (
     read,
 )
 from edge_app.errors import BundleCorrupt, BundleNotFound
-from edge_app.estimate import Verdict
+from edge_app.passport import Passport
 from firmware.frames import FrameOptics
 from model_export.card import model_card
 from model_export.recipe import load_recipe, recipe_names

@@ -17,7 +17,8 @@ from model_export.conditions import Conditions
 from model_export.errors import NoData
 from model_export.evaluate import Figures, score
 from model_export.frames import Answered, Subject, Truth, frames_of
-from model_export.recipe import CalibrationFrames, Recipe, load_recipe
+from model_export.recipe import Recipe, load_recipe
+from model_export.teaching.defocus import Calibration as CalibrationFrames
 
 GRID = PatchGrid(4, 6, 0, 0)
 OPTICS = FrameOptics(numerical_aperture=0.75, pixel_um=0.1725)

@@ -19,6 +19,7 @@ from edge_app.calibration import Calibrated, calibrate_mechanics
 from edge_app.client import Client
 from edge_app.controller import Controller
 from edge_app.errors import RuntimeFailed, StateUnusable, UnfitRuler
+from edge_app.feed import NOTHING, Beside
 from edge_app.measured import Memory
 from edge_app.model import Model
 from firmware.clock import ManualClock
@@ -40,7 +41,8 @@ class Ruler(Oracle):
         self._depths = np.linspace(-12, 12, 17)
         self._bias = rng.normal(0.0, 0.04, 17)
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        del also
         truth_um = self._world.truth_um()
         error_um = np.interp(truth_um, self._depths, self._bias) + self._noise.normal(0.0, 0.02)
         said = truth_um + error_um + self._rng.normal(0.0, 0.05, len(counts))

@@ -91,7 +91,7 @@ def test_a_closed_client_stops_its_job(bench: Bench, address: str) -> None:
 
 
 def test_verdicts_and_endings_have_one_name_on_both_sides() -> None:
-    from edge_app import wire
+    from edge_app import wire, wire_answers
 
-    assert set(wire.VERDICTS.values()) | {0} == set(focus_pb2.Verdict.values())
+    assert set(wire_answers.VERDICTS.values()) | {0} == set(focus_pb2.Verdict.values())
     assert set(wire.ENDINGS.values()) | {0} == set(focus_pb2.OutcomeKind.values())

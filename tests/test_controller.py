@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from oracle import oracle
 
+from edge_app.answer import Verdict
 from edge_app.controller import Controller
 from edge_app.errors import GridTooLarge, RuntimeFailed, UnknownStrategy
-from edge_app.estimate import Verdict
 from edge_app.job import Ending, Look
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
@@ -206,7 +206,7 @@ def for_larger_patches(model: Model) -> Model:
 def test_a_frame_too_small_for_the_model_still_serves_looks_that_do_not_ask_it(microscope: Microscope) -> None:
     start_at(microscope, -8.0)
     controller = Controller(microscope, for_larger_patches(oracle(world_of(microscope))))
-    assert controller.look(ask=False, roi=SMALL).seen.sharpness.shape == (1,)
+    assert controller.look(task="", roi=SMALL).seen.sharpness.shape == (1,)
     assert controller.focus("sweep", silent, SMALL).ending is Ending.FOCUSED
     with pytest.raises(GridTooLarge):
         controller.look(roi=SMALL)
@@ -320,7 +320,7 @@ def test_a_coupling_that_slips_is_told_within_twenty_moves(microscope: Microscop
     controller = Controller(microscope, oracle(world_of(microscope)))
     stage = world_of(microscope).stage
     turn = stage.turn
-    stage.turn = lambda distance_um: turn(0.96 * distance_um)  # type: ignore[method-assign]
+    stage.turn = lambda distance_um, stops=True: turn(0.96 * distance_um, stops)  # type: ignore[method-assign]
     found: list[Finding] = []
     for start_um in (8.0, -8.0, 6.0, -9.0, 9.0, -7.0, 8.0, -6.0, 9.0, -8.0):
         start_at(microscope, start_um)

@@ -89,6 +89,8 @@ CHANGES: dict[str, object] = {
     "patch_px": 448,
     "outputs": ("defocus_um",),
     "recipe": 2,
+    "also": (("handcrafted", 18),),
+    "wide": (("side", (7,)),),
 }
 
 
@@ -102,6 +104,12 @@ def test_the_key_changes_with_all_that_changes_an_engine(cache: EngineCache, ord
 
 def test_every_field_of_an_order_is_in_its_key_but_its_names_and_how_it_is_asked() -> None:
     assert {field.name for field in dataclasses.fields(Order)} == {*CHANGES, "model", "label", "steady"}
+
+
+def test_engines_from_before_there_were_second_inputs_and_wide_outputs_keep_their_keys() -> None:
+    outputs = ("defocus_um", "side")
+    old = Order("m", "m@1", b"network", "counts", 224, outputs, 48, "fp32", "10.3.0", "Orin", "8.7", 8)
+    assert old.key == "7ec8805102d62be24c2f7550aeb0fb1565981c9b950e0d44b00e8eaee1b01235"
 
 
 def test_another_name_or_version_of_one_network_needs_no_other_engine(order: Order) -> None:
@@ -123,7 +131,9 @@ def test_a_gpu_of_the_same_name_and_another_size_wants_another_engine(bundle: Mo
     assert order_for(bundle, larger, "10.3.0").key != order.key
 
 
-def test_an_order_reaches_another_process_whole(order: Order, tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["label", "also", "wide"])
+def test_an_order_reaches_another_process_whole(order: Order, tmp_path: Path, field: str) -> None:
+    order = dataclasses.replace(order, **{"label": "m@2", field: CHANGES.get(field, "m@2")})  # type: ignore[arg-type]
     with (tmp_path / "order").open("w+b") as file:
         write_order(order, file)
         file.seek(0)

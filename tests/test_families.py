@@ -33,61 +33,75 @@ def recipe_of(family: str) -> Recipe:
 @lru_cache
 def net_of(family: str) -> nn.Module:
     """A network that has seen some noise, so that its normalisations are not the identity."""
-    from model_export.export import random_counts
     from model_export.train import build
 
     net = build(recipe_of(family)).train()
     with torch.no_grad():
-        net(torch.from_numpy(random_counts(4, seed=1)))
+        net(*noise(family, 4, seed=1))
     return net.eval()
+
+
+def noise(family: str, count: int, seed: int) -> list[Any]:
+    """Tensors of noise for all that a family reads: patches first."""
+    from model_export.export import random_also, random_counts
+
+    counts = random_counts(count, seed, recipe_of(family).patch_px)
+    return [torch.from_numpy(part) for part in (counts, *random_also(family, count, seed).values())]
 
 
 @lru_cache
 def onnx_of(family: str) -> bytes:
     from model_export.export import to_onnx
+    from model_export.families import also_of
 
-    return to_onnx(net_of(family), plugins.load("model_export.families", family).OUTPUTS)
+    outputs = plugins.load("model_export.families", family).OUTPUTS
+    return to_onnx(net_of(family), outputs, recipe_of(family).patch_px, also_of(family))
 
 
 @every_family
-def test_a_family_gives_one_number_per_patch_for_each_output(family: str) -> None:
-    from model_export.export import random_counts
-
+def test_a_family_gives_one_row_per_patch_for_each_output(family: str) -> None:
     with torch.no_grad():
-        answers = net_of(family)(torch.from_numpy(random_counts(3, seed=2)))
+        answers = net_of(family)(*noise(family, 3, seed=2))
     assert len(answers) == len(plugins.load("model_export.families", family).OUTPUTS)
-    assert all(answer.shape == (3,) and bool(torch.isfinite(answer).all()) for answer in answers)
+    for answer in answers:
+        assert answer.shape[0] == 3
+        assert answer.dim() <= (1 if recipe_of(family).task == "defocus" else 2)
+        assert bool(torch.isfinite(answer).all())
 
 
 @every_family
 def test_a_family_belongs_to_a_task_and_gives_its_outputs(family: str) -> None:
     module = plugins.load("model_export.families", family)
     assert module.TASK in plugins.names("edge_app.tasks")
+    assert module.TASK in plugins.names("model_export.teaching")
+    assert recipe_of(family).task == module.TASK
     required = plugins.load("edge_app.tasks", module.TASK).OUTPUTS
     assert module.OUTPUTS[: len(required)] == required
-    assert set(module.OUTPUTS) - set(required) <= {"side", "distance_um", "thickness_um"}
+    if module.TASK == "defocus":
+        assert set(module.OUTPUTS) - set(required) <= {"side", "distance_um", "thickness_um"}
 
 
 @every_family
 def test_a_family_that_reads_features_answers_to_them_as_to_patches(family: str) -> None:
-    from model_export.export import random_counts
-
     reads = plugins.load("model_export.families", family).READS
     net: Any = net_of(family)
     assert reads in ("tiles", "features")
     if reads == "features":
         with torch.no_grad():
-            counts = torch.from_numpy(random_counts(2, seed=6))
+            counts, *also = noise(family, 2, seed=6)
             features = net.front(counts)
             assert features.shape == (2, net.front.width)
-            assert torch.equal(torch.stack(net.answer(features)), torch.stack(net(counts)))
+            for answer, whole in zip(net.answer(features, *also), net(counts, *also), strict=True):
+                assert torch.equal(answer, whole)
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_what_a_recipe_learns_fits_into_480_kib(name: str) -> None:
+def test_what_a_recipe_learns_is_small(name: str) -> None:
     from model_export.train import build
 
-    assert sum(parameter.numel() for parameter in build(load_recipe(name)).parameters()) * 4 <= 480 * 1024
+    recipe = load_recipe(name)
+    at_most_kib = 2048 if recipe.task == "quality" else 480
+    assert sum(parameter.numel() for parameter in build(recipe).parameters()) * 4 <= at_most_kib * 1024
 
 
 @every_family
@@ -119,30 +133,31 @@ def test_ldse_net_does_not_care_how_bright_the_lamp_is() -> None:
 
 @every_family
 def test_a_family_exports_with_a_free_batch_and_answers_as_in_torch(family: str) -> None:
-    from model_export.export import answers_of, check_parity, random_counts
+    from model_export.export import answers_of, check_parity, random_also, random_counts
 
     outputs = plugins.load("model_export.families", family).OUTPUTS
-    counts = random_counts(5, seed=4)
-    golden = answers_of(net_of(family), counts, outputs)
-    assert check_parity(onnx_of(family), golden, counts) < 2e-3
+    counts, also = random_counts(5, 4, recipe_of(family).patch_px), random_also(family, 5, seed=4)
+    golden = answers_of(net_of(family), counts, outputs, also)
+    assert check_parity(onnx_of(family), golden, counts, also) < 2e-3
 
 
 @every_family
 def test_an_export_that_answers_differently_is_refused(family: str) -> None:
     from model_export.errors import ParityError
-    from model_export.export import answers_of, check_parity, random_counts
+    from model_export.export import answers_of, check_parity, random_also, random_counts
 
     outputs = plugins.load("model_export.families", family).OUTPUTS
-    counts = random_counts(2, seed=5)
-    golden = answers_of(net_of(family), counts, outputs)
+    counts, also = random_counts(2, 5, recipe_of(family).patch_px), random_also(family, 2, seed=5)
+    golden = answers_of(net_of(family), counts, outputs, also)
     golden[outputs[0]] = golden[outputs[0]] + np.float32(0.01)
     with pytest.raises(ParityError, match=outputs[0]):
-        check_parity(onnx_of(family), golden, counts)
+        check_parity(onnx_of(family), golden, counts, also)
 
 
 @every_family
 def test_an_export_is_the_same_bytes_every_time(family: str) -> None:
     from model_export.export import to_onnx
+    from model_export.families import also_of
 
-    again = to_onnx(net_of(family), plugins.load("model_export.families", family).OUTPUTS)
-    assert again == onnx_of(family)
+    outputs = plugins.load("model_export.families", family).OUTPUTS
+    assert to_onnx(net_of(family), outputs, recipe_of(family).patch_px, also_of(family)) == onnx_of(family)

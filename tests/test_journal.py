@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,14 +143,16 @@ def test_a_camera_that_is_lost_and_comes_back_is_said_once_each(lines: Lines, be
     camera = bench.microscope.camera
     camera._next = raising(CameraError("unplugged"))  # type: ignore[assignment]
     for _ in range(2):
-        bench.appliance.measure(ask=False).exception(WAIT_S)
-    bench.appliance.measure(ask=False).result(WAIT_S)
+        bench.appliance.measure(task="").exception(WAIT_S)
+    bench.appliance.measure(task="").result(WAIT_S)
     said = [line for line in lines() if "camera" in line]
     assert said == ["error camera lost camera=simulated why=unplugged", "info camera back camera=simulated"]
 
 
 def test_another_objective_has_its_model_chosen(lines: Lines, bench: Bench) -> None:
     model = bench.appliance.controller.model
-    bench.appliance.run("objective", lambda c: setattr(c, "model", None)).result.result(WAIT_S)
     assert model is not None
-    assert lines()[-1] == "info model chosen model=none objective=20x"
+    renamed = model.bundle.manifest.model_copy(update={"name": "other"})
+    other = replace(model, bundle=replace(model.bundle, manifest=renamed), why="it fits better")
+    bench.appliance.run("objective", lambda c: c.models.put(other)).result.result(WAIT_S)
+    assert lines()[-1] == f"info model chosen model={other.label} why=\"it fits better\" runtime=oracle objective=20x"

@@ -34,7 +34,7 @@ from living import (
 )
 
 from edge_app.appliance import Appliance
-from edge_app.bundle import factory_bundles
+from edge_app.bundle import find
 from edge_app.bundle import read as read_bundle
 from edge_app.config import Settings
 from edge_app.errors import AddressInUse, AppError, BadSettings, NotReady
@@ -267,7 +267,7 @@ async def test_what_was_loaded_before_an_opening_failed_is_let_go_of(signals: No
 
 
 def test_a_runtime_that_nobody_uses_any_more_is_let_go_of() -> None:
-    bundle = read_bundle(factory_bundles()[0])
+    bundle = read_bundle(find("ldse_net_20x"))
     runtime = open_runtime(bundle, "openvino", threads=1)
     runtime.infer(bundle.golden_in)
     left = weakref.ref(runtime)

@@ -18,10 +18,11 @@ from edge_app.runtime import open_runtime
 from model_export import cli
 from model_export.card import model_card
 from model_export.cli import _accept, app
-from model_export.data import Features, open_split, reduce
+from model_export.data import Features, open_split
 from model_export.errors import NoData, NotAccepted, NotInstalled
-from model_export.recipe import RECIPES, AcceptanceTable, Recipe, load_recipe
-from model_export.synthesis import Specimen, specimen_tiles
+from model_export.recipe import RECIPES, Recipe, load_recipe
+from model_export.synthesis import Specimen
+from model_export.teaching.defocus import Acceptance, made_of, make
 
 if TYPE_CHECKING:
     from typer.testing import Result
@@ -121,17 +122,17 @@ class Interrupted(Exception):
 
 
 def test_shards_hold_the_features_of_informative_patches(features: Features, recipe: Recipe) -> None:
-    made = reduce(recipe, specimen_tiles(recipe, "train", 1), 1)
+    made = make(recipe, "train", 1)
     second = features.specimen == 1
     assert 0 < second.sum() <= 8
     assert features.features[second] == pytest.approx(made["features"], abs=1e-4)
-    assert np.array_equal(features.z_um[second], made["z"])
-    assert np.array_equal(features.thickness_um[second], made["thickness"])
+    assert np.array_equal(features.truth["z"][second], made["z"])
+    assert np.array_equal(features.truth["thickness"][second], made["thickness"])
 
 
 def test_a_specimen_that_shows_nothing_leaves_no_features(recipe: Recipe) -> None:
     blank = Specimen(np.full((2, 448, 448, 3), 200, np.uint8), np.zeros((2, 2, 2), np.float32), 0.0)
-    made = reduce(recipe, blank, 3)
+    made = made_of(recipe, blank, 3)
     assert made["features"].shape == (0, 8 * 7 + 3)
     assert len(made["z"]) == len(made["specimen"]) == 0
 
@@ -276,11 +277,11 @@ LIMITS = {
 
 
 def missed(changes: dict[str, Any], **limits: Any) -> list[str]:
-    return AcceptanceTable.model_validate(limits or LIMITS).missed(GOOD | changes)
+    return Acceptance.model_validate(limits or LIMITS).missed(GOOD | changes)
 
 
 def test_a_model_at_its_limits_misses_none() -> None:
-    assert set(LIMITS) == set(AcceptanceTable.model_fields)
+    assert set(LIMITS) == set(Acceptance.model_fields)
     assert missed({}) == []
 
 
@@ -312,7 +313,7 @@ def test_a_limit_that_is_not_stated_is_not_judged() -> None:
 
 
 def test_a_model_beyond_its_limits_is_not_accepted_on_any_set(recipe: Recipe) -> None:
-    limits = {"one": AcceptanceTable(sign=0.999), "two": AcceptanceTable(sign=0.9, abstained=0.0)}
+    limits = {"one": Acceptance(sign=0.999), "two": Acceptance(sign=0.9, abstained=0.0)}
     with pytest.raises(NotAccepted) as refused:
         _accept(recipe.model_copy(update={"acceptance": limits}), {"one": GOOD, "two": GOOD, "three": {}})
     assert "one: sign 0.99 (at least 0.999); two: abstained 0.02 (at most 0)" in str(refused.value)

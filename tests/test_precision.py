@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from edge_app.bundle import Manifest, ModelBundle, factory_bundles, find, golden_bytes, pack, read
+from edge_app.bundle import Also, Manifest, ModelBundle, factory_bundles, find, golden_bytes, pack, read
 from edge_app.runtime import open_runtime
 
 if TYPE_CHECKING:
@@ -278,6 +278,26 @@ def test_a_variant_is_made_of_fp32_only(spectral: ModelBundle) -> None:
     lower = replace(spectral, manifest=spectral.manifest.model_copy(update={"precision": "fp16"}))
     with pytest.raises(ExportError, match="is fp16 already; give the fp32 bundle"):
         make_variant(lower, "int8", spectral.golden_in)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"input": {"also": (Also(name="handcrafted", width=18),)}}, "reads handcrafted beside patches.*in fp32"),
+        ({"task": "sharpness"}, "is of sharpness, and variants are scored by um of defocus.*in fp32"),
+        ({"passport": {"range_um": None}}, "scored by um of defocus"),
+    ],
+)
+def test_a_bundle_whose_variants_could_not_be_calibrated_or_scored_is_refused(
+    spectral: ModelBundle, change: dict[str, Any], told: str
+) -> None:
+    parts = {
+        name: getattr(spectral.manifest, name).model_copy(update=value) if isinstance(value, dict) else value
+        for name, value in change.items()
+    }
+    other = replace(spectral, manifest=spectral.manifest.model_copy(update=parts))
+    with pytest.raises(ExportError, match=told):
+        make_variant(other, "fp16", spectral.golden_in)
 
 
 def test_tf32_rounds_both_operands_to_ten_bits() -> None:

@@ -178,4 +178,4 @@ def test_a_focus_job_ends_on_the_sharpest_slice_from_every_slice(tmp_path: Path,
 
 def test_a_frame_smaller_than_a_patch_is_one_clear_error(tmp_path: Path) -> None:
     with opened(stack(tmp_path)) as microscope, pytest.raises(GridTooLarge, match="224x224 pixels"):
-        Controller(microscope, None).look(ask=False)
+        Controller(microscope, None).look(task="")

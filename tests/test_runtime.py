@@ -67,7 +67,7 @@ def test_a_model_that_the_fastest_runtime_answers_wrongly_is_served_by_the_next(
     right = module.OpenVino.infer
     off = {"defocus_um": np.float32(1.8)}
     monkeypatch.setattr(
-        module.OpenVino, "infer", lambda self, counts: {k: v + off.get(k, 0) for k, v in right(self, counts).items()}
+        module.OpenVino, "infer", lambda self, *asked: {k: v + off.get(k, 0) for k, v in right(self, *asked).items()}
     )
     assert runtimes.open_runtime(bundle).name == "onnxruntime"
     assert "openvino answers" in caplog.text
@@ -81,7 +81,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def infer(self, counts: object) -> dict[str, NDArray[np.float32]]:
+    def infer(self, counts: object, also: object = None) -> dict[str, NDArray[np.float32]]:
         raise self._error
 
 

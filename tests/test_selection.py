@@ -14,9 +14,10 @@ from edge_app import doctor
 from edge_app.bundle import Manifest, golden_bytes, pack, read
 from edge_app.config import Settings
 from edge_app.controller import Controller
-from edge_app.errors import BundleCorrupt, BundleError, BundleNotFound
+from edge_app.errors import BundleCorrupt, BundleNotFound, RuntimeFailed
 from edge_app.model import ModelSource
 from edge_app.opening import assemble
+from edge_app.passport import Passport
 from edge_app.selection import choose, preferred, select
 from firmware.clock import ManualClock
 from firmware.errors import ProfileError
@@ -24,7 +25,7 @@ from firmware.frames import FrameOptics
 from firmware.microscope import Microscope, open_microscope
 from firmware.profile import load_profile
 
-SHIPPED = read(bundles.factory_bundles()[0])
+SHIPPED = read(bundles.find("ldse_net_20x"))
 OPTICS = FrameOptics(0.75, 0.1725, response="linear")
 TEN: dict[str, Any] = {
     "numerical_aperture": (0.25, 0.35),
@@ -36,7 +37,7 @@ TEN: dict[str, Any] = {
 def manifest(name: str, error_um: float | None = None, **passport: Any) -> Manifest:
     figures = {} if error_um is None else {"specimens": {"frame": {"mae_um": error_um}}}
     fields = SHIPPED.manifest.passport.model_dump() | passport
-    update = {"name": name, "metrics": figures, "passport": bundles.Passport.model_validate(fields)}
+    update = {"name": name, "metrics": figures, "passport": Passport.model_validate(fields)}
     return SHIPPED.manifest.model_copy(update=update)
 
 
@@ -56,9 +57,9 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def put(folder: Path, made: Manifest) -> Path:
+def put(folder: Path, made: Manifest, onnx: bytes = SHIPPED.onnx) -> Path:
     path = folder / f"{made.name}.parfocal"
-    path.write_bytes(pack(made, SHIPPED.onnx, golden_bytes(SHIPPED.golden_in, SHIPPED.golden_out)))
+    path.write_bytes(pack(made, onnx, golden_bytes(SHIPPED.golden_in, SHIPPED.golden_out)))
     return path
 
 
@@ -208,10 +209,10 @@ def test_a_bundle_that_still_fits_is_not_loaded_again(shelf: Path, microscope: M
 
 def test_a_model_that_cannot_be_had_leaves_the_old_objective(shelf: Path, microscope: Microscope) -> None:
     put(shelf, manifest("twenty"))
-    put(shelf, manifest("ten", **TEN).model_copy(update={"task": "unheard of"}))
+    put(shelf, manifest("ten", **TEN), onnx=b"nonsense")
     source = ModelSource()
     controller = Controller(microscope, source.model_for(microscope.optics), source)
-    with pytest.raises(BundleError, match="unheard of"):
+    with pytest.raises(RuntimeFailed, match="refused ten"):
         controller.select_objective("10x")
     with pytest.raises(ProfileError):
         controller.select_objective("40x")

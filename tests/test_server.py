@@ -119,7 +119,7 @@ def test_a_model_says_what_it_reads_and_which_one_the_board_prefers(client: Clie
 def test_a_damaged_bundle_leaves_the_list_of_models_whole(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = bundles.factory_bundles()[0]
+    whole = bundles.find("ldse_net_20x")
     (tmp_path / whole.name).write_bytes(whole.read_bytes())
     (tmp_path / "a_damaged.parfocal").write_bytes(whole.read_bytes()[:-1])
     (tmp_path / "b_folder.parfocal").mkdir()
@@ -292,7 +292,7 @@ def test_health_follows_the_camera_and_only_what_needs_it_stops_serving(bench: B
     moving = health_pb2.HealthCheckRequest(service="parfocal.v1.MicroscopeService")
     assert check(moving).status == health_pb2.HealthCheckResponse.SERVING
     assert check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    bench.appliance.measure(ask=False).result(WAIT_S)
+    bench.appliance.measure(task="").result(WAIT_S)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
 

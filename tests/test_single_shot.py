@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edge_app.estimate import DefocusEstimate, PatchMap, Verdict
+from edge_app.answer import Verdict
+from edge_app.estimate import DefocusEstimate, PatchMap
 from edge_app.patches import PatchGrid
 from edge_app.strategies import single_shot
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Settled, shown_better

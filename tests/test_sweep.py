@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_app.estimate import Verdict
-from edge_app.measures import sharpness
+from edge_app.answer import Verdict
 from edge_app.patches import PatchGrid, content
+from edge_app.sharpness import sharpness
 from edge_app.strategies import sweep
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Settled, shown_better
 from firmware.stacks import Stack, open_stack, replay_profile

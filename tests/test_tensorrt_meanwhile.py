@@ -343,7 +343,7 @@ def test_onnx_runtime_that_fails_is_given_up_for_nothing(gpu: machine.Gpu, bundl
     class Failing:
         name, note = "onnxruntime", ""
 
-        def infer(self, counts: object) -> dict[str, NDArray[np.float32]]:
+        def infer(self, counts: object, also: object = None) -> dict[str, NDArray[np.float32]]:
             raise RuntimeFailed("no")
 
     served = runtimes.Meanwhile(Failing(), "tensorrt", bundle, lambda: pytest.fail("there is no other"))

@@ -10,10 +10,11 @@ import pytest
 
 from edge_app.bundle import Calibrations, CalibrationTable, ModelBundle, read
 from edge_app.runtime import open_runtime
-from model_export.data import Features, Tiles, is_informative, open_split, random_crop, reduce
+from model_export.data import Features, Tiles, is_informative, open_split, random_crop
 from model_export.errors import BadRecipe, NoData
 from model_export.recipe import RECIPES, Recipe, load_recipe
 from model_export.synthesis import SPLITS, draw_depths, specimen_tiles, write_shards
+from model_export.teaching import teaching_of
 
 if TYPE_CHECKING:
     from model_export.train import Trained
@@ -49,7 +50,7 @@ def quiet(*_: object) -> None:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     for split, count in (("train", 3), ("validation", 2)):
-        write_shards(tiny(), split, count, folder, 1, reduce, quiet)
+        write_shards(tiny(), split, count, folder, 1, quiet)
     return folder
 
 
@@ -60,12 +61,13 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def bundle(shards: Path, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    from model_export.export import export_network, make_bundle
+    from model_export.export import export_network, make_bundle, manifest_of
 
     patches = np.stack([tile[:224, :224] for tile in tiles_of(shards, "validation").shards[0]])
     path = tmp_path_factory.mktemp("bundle") / "tiny.parfocal"
     exported = export_network(tiny(), trained, patches)
-    path.write_bytes(make_bundle(tiny(), trained, exported, CALIBRATION, {"nominal": {}}, "abc", 60.0))
+    manifest = manifest_of(tiny(), trained, exported, CALIBRATION, "abc", 60.0)
+    path.write_bytes(make_bundle(manifest, exported, {"nominal": {}}))
     return read(path)
 
 
@@ -90,12 +92,12 @@ def test_shards_hold_every_depth_of_every_specimen_once(shards: Path) -> None:
     tiles = tiles_of(shards)
     assert [shard.shape for shard in tiles.shards] == [(6, 232, 232, 3)]
     assert tiles.specimen.tolist() == [0, 0, 1, 1, 2, 2]
-    assert len(np.unique(tiles.z_um)) == 6
+    assert len(np.unique(tiles.truth["z"])) == 6
 
 
 def test_shards_that_are_there_are_kept(shards: Path) -> None:
     before = (shards / "train-000.tiles.npy").stat().st_mtime_ns
-    write_shards(tiny(), "train", 3, shards, 1, reduce, quiet)
+    write_shards(tiny(), "train", 3, shards, 1, quiet)
     assert (shards / "train-000.tiles.npy").stat().st_mtime_ns == before
 
 
@@ -103,8 +105,8 @@ def test_shards_are_the_specimens_whatever_made_them(shards: Path) -> None:
     made = specimen_tiles(tiny(), "train", 1)
     stored = tiles_of(shards)
     assert np.array_equal(made.tiles, stored.shards[0][2:4])
-    assert np.array_equal(made.z_um.ravel(), stored.z_um[2:4])
-    assert stored.thickness_um[2:4] == pytest.approx([made.thickness_um] * 2)
+    assert np.array_equal(made.z_um.ravel(), stored.truth["z"][2:4])
+    assert stored.truth["thickness"][2:4] == pytest.approx([made.thickness_um] * 2)
 
 
 def test_splits_never_share_a_specimen() -> None:
@@ -204,11 +206,10 @@ def test_a_passport_accepts_the_aberrations_of_all_conditions_and_knows_those_of
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
 def test_a_passport_accepts_what_its_own_recipe_declares(name: str) -> None:
-    from model_export.passport import passport_of
-
     recipe = load_recipe(name)
+    passport = teaching_of(recipe.task).passport(recipe)
     settings = [conditions.draw(np.random.default_rng(1)) for conditions in recipe.conditions]
-    assert [passport_of(recipe).check(setting.frame_optics()) for setting in settings] == [None] * len(settings)
+    assert [passport.check(setting.frame_optics()) for setting in settings] == [None] * len(settings)
 
 
 def test_a_bundle_answers_at_the_edge_as_the_network_did(bundle: ModelBundle, trained: Trained) -> None:
@@ -244,51 +245,62 @@ def test_the_shards_of_another_recipe_are_not_trained_on(shards: Path) -> None:
 def test_the_shards_of_another_recipe_are_not_mixed_with_new_ones(shards: Path) -> None:
     other = tiny().model_copy(update={"seed": 5})
     with pytest.raises(NoData, match="made by another recipe"):
-        write_shards(other, "validation", 2, shards, 1, reduce, quiet)
-    assert len(tiles_of(shards).z_um) == 6
+        write_shards(other, "validation", 2, shards, 1, quiet)
+    assert len(tiles_of(shards).specimen) == 6
 
 
 def test_the_training_numbers_do_not_decide_the_shards(shards: Path) -> None:
-    assert len(tiles_of(shards, "train", tiny(learning_rate=1.0)).z_um) == 6
+    assert len(tiles_of(shards, "train", tiny(learning_rate=1.0)).specimen) == 6
 
 
 def test_a_batch_is_informative_and_follows_its_seed(shards: Path) -> None:
     tiles = tiles_of(shards)
-    (patches, z_um, _), (again, *_) = (tiles.draw(np.random.default_rng(3), 5) for _ in range(2))
+    (patches, _, truth), (again, *_) = (tiles.draw(np.random.default_rng(3), 5) for _ in range(2))
     assert patches.shape == (5, 224, 224, 3)
     assert all(is_informative(patch, tiny().data.min_contrast) for patch in patches)
-    assert set(z_um.tolist()) <= set(tiles.z_um.tolist())
+    assert set(truth["z"].tolist()) <= set(tiles.truth["z"].tolist())
     assert np.array_equal(patches, again)
 
 
 def test_tiles_that_show_nothing_do_not_hang_the_training() -> None:
     blank = np.full((2, 232, 232, 3), 200, np.uint8)
-    zeros = np.zeros(2, np.float32)
-    tiles = Tiles((blank,), zeros, zeros, np.zeros(2, np.int32), 0.012)
+    tiles = Tiles((blank,), {"z": np.zeros(2, np.float32)}, np.zeros(2, np.int32), 0.012)
     with pytest.raises(NoData, match="next to nothing"):
         tiles.draw(np.random.default_rng(1), 2)
 
 
 def test_features_of_nothing_are_refused() -> None:
-    none = np.empty(0, np.float32)
-    nothing = Features(np.empty((0, 3), np.float32), none, none, np.empty(0, np.int32))
+    nothing = Features(np.empty((0, 3), np.float32), {"z": np.empty(0, np.float32)}, np.empty(0, np.int32))
     with pytest.raises(NoData, match="no patch is informative"):
         nothing.draw(np.random.default_rng(1), 2)
 
 
-def test_features_are_drawn_with_their_depths_and_thicknesses() -> None:
+def test_features_are_drawn_with_what_is_true_of_them_and_what_is_read_beside_them() -> None:
     rows = np.arange(5, dtype=np.float32)
-    split = Features(rows[:, None], -rows, 2 * rows, np.zeros(5, np.int32))
-    features, z_um, thickness_um = split.draw(np.random.default_rng(1), 20)
-    assert np.array_equal(features[:, 0], -z_um)
-    assert np.array_equal(2 * features[:, 0], thickness_um)
-    assert len(np.unique(z_um)) > 2
+    also, truth = {"whole": 3 * rows[:, None]}, {"z": -rows, "pupil": 2 * rows[:, None]}
+    split = Features(rows[:, None], truth, np.zeros(5, np.int32), also)
+    features, drawn_also, drawn = split.draw(np.random.default_rng(1), 20)
+    assert np.array_equal(features[:, 0], -drawn["z"])
+    assert np.array_equal(2 * features, drawn["pupil"])
+    assert np.array_equal(3 * features, drawn_also["whole"])
+    assert len(np.unique(drawn["z"])) > 2
+
+
+def test_tiles_are_drawn_with_what_is_true_of_them_and_what_is_read_beside_them() -> None:
+    rows = np.arange(6, dtype=np.float32)
+    shards = tuple(
+        np.full((3, 8, 8, 3), first, np.uint8) + np.arange(3, dtype=np.uint8)[:, None, None, None] for first in (0, 3)
+    )
+    tiles = Tiles(shards, {"z": rows}, np.zeros(6, np.int32), 0.0, 4, {"whole": 2 * rows[:, None]})
+    seen, also, truth = tiles.draw(np.random.default_rng(1), 30)
+    assert np.array_equal(seen[:, 0, 0, 0], truth["z"])
+    assert np.array_equal(2 * truth["z"], also["whole"][:, 0])
+    assert len(np.unique(truth["z"])) == 6
 
 
 def test_tiles_are_found_across_shards() -> None:
     shards = tuple(np.full((n, 1, 1, 3), n, np.uint8) for n in (2, 3))
-    zeros = np.zeros(5, np.float32)
-    tiles = Tiles(shards, zeros, zeros, np.zeros(5, np.int32), 0.012)
+    tiles = Tiles(shards, {}, np.zeros(5, np.int32), 0.012)
     assert [int(tiles.tile(k)[0, 0, 0]) for k in range(5)] == [2, 2, 3, 3, 3]
     with pytest.raises(IndexError):
         tiles.tile(5)
@@ -301,6 +313,14 @@ def test_crops_come_in_all_eight_orientations() -> None:
     crops = (random_crop(tile, rng) for _ in range(200))
     corners = {(int(c[0, 0, 0]), int(c[0, -1, 0]), int(c[-1, 0, 0])) for c in crops}
     assert len(corners) == 8
+
+
+def test_crops_that_must_not_be_turned_stand_as_they_were_seen() -> None:
+    tile = np.arange(300 * 300, dtype=np.uint32).reshape(300, 300, 1).repeat(3, 2)
+    rng = np.random.default_rng(1)
+    crops = [random_crop(tile.astype(np.uint8), rng, 224, turns=False) for _ in range(20)]
+    steps = [int(crop[0, 1, 0]) - int(crop[0, 0, 0]) for crop in crops]
+    assert {step % 256 for step in steps} == {1}
 
 
 def test_depths_cover_both_sides_and_reach_beyond_the_range() -> None:
@@ -319,6 +339,9 @@ def test_depths_cover_both_sides_and_reach_beyond_the_range() -> None:
         ("pixel_um = [", "pixel_mm = [", "pixel_mm"),
         ("[data]", "[data", "ldse.toml"),
         ('["nominal", "optics"]', "[]", "sets"),
+        ("[network]", "[objective]\nslope = 1.0\n[network]", "objective: slope"),
+        ("patch_mae_um = ", "patch_mae = ", "acceptance: nominal.patch_mae"),
+        ("seed = ", 'task = "juggling"\nseed = ', "no task 'juggling' in model_export/teaching; it has: defocus"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_the_name_of_what_is_wrong(
@@ -341,6 +364,7 @@ def test_an_unknown_recipe_is_told_what_there_is() -> None:
     [
         ({"family": "alex_net"}, "no 'alex_net' in model_export/families"),
         ({"network": {"depth": 3}}, "depth"),
+        ({"task": "quality"}, "is of the task 'defocus', and the recipe of 'quality'"),
     ],
 )
 def test_a_recipe_for_no_network_is_refused(change: dict[str, object], message: str) -> None:
@@ -358,14 +382,14 @@ def test_validation_tells_the_error_on_patches_within_the_range() -> None:
     class Late(nn.Module):
         """Says half a micrometre too much."""
 
-        def answer(self, features: Tensor) -> tuple[Tensor]:
-            return (features[:, 0] + 0.5,)
+        def answer(self, features: Tensor) -> tuple[Tensor, Tensor]:
+            return features[:, 0] + 0.5, features[:, 0]
 
     z = np.linspace(-9, 9, 50, dtype=np.float32)
     far = np.full(50, 22.0, np.float32)
     seen, truth = np.concatenate([z, far * 0])[:, None], np.concatenate([z, far])
-    split = Features(seen, truth, truth * 0, np.zeros(100, np.int32))
-    assert validate(tiny(), Late(), split) == pytest.approx((0.5, 0.5))
+    split = Features(seen, {"z": truth, "thickness": truth * 0}, np.zeros(100, np.int32))
+    assert validate(tiny(), Late(), split) == "the mean error is 0.50 um, the median 0.50 um"
 
 
 def test_a_recipe_whose_sets_show_another_microscope_is_refused_before_it_is_trained() -> None:
@@ -389,7 +413,6 @@ def test_what_serves_and_judges_a_network_does_not_make_another_checkpoint() -> 
 
 
 def test_crops_are_as_large_as_the_networks_patches() -> None:
-    zeros = np.zeros(2, np.float32)
     noise = np.random.default_rng(1).integers(0, 255, (2, 500, 500, 3), np.uint8)
-    tiles = Tiles((noise,), zeros, zeros, np.zeros(2, np.int32), 0.0, 448)
+    tiles = Tiles((noise,), {}, np.zeros(2, np.int32), 0.0, 448)
     assert tiles.draw(np.random.default_rng(1), 3).seen.shape == (3, 448, 448, 3)

@@ -14,7 +14,7 @@ from firmware.errors import ProfileError
 from firmware.microscope import with_simulation
 from firmware.profile import BoardProfile, CameraProfile, load_profile
 from firmware.response import inverse_lut
-from firmware.simulation import World, read_simulation
+from firmware.simulation import World, passed_um, read_simulation
 
 STILL = {"vibration_um": 0.0, "drift_um_per_min": 0.0, "tilt_x_um": 0.0, "tilt_y_um": 0.0, "field_height_um": 0.0}
 TISSUE = {"kinds": {"tissue": 1.0}}
@@ -46,6 +46,37 @@ def frame_of(camera: dict[str, Any] | None = None, **flaws: Any) -> NDArray[np.f
 @lru_cache
 def plain_frame() -> NDArray[np.float64]:
     return frame_of()
+
+
+def test_an_exposure_on_the_way_is_the_mean_of_what_it_passed() -> None:
+    world = world_of(read_noise_e=0.0, full_well_e=1e9)
+    way_um = (3.0, 2.0, 1.0, 0.0, -1.0)
+    passed = passed_um(way_um, world.depth_of_field_um)
+    sharp = [world.develop(world.catch([um])).astype(np.float64) for um in passed]
+    seen = world.develop(world.catch(way_um)).astype(np.float64)
+    assert len(passed) == 9
+    assert np.abs(seen - np.mean(sharp, axis=0)).mean() < 0.4
+    assert np.abs(seen - world.develop(world.catch([1.0]))).mean() > 2.0
+
+
+def test_a_thick_specimen_on_the_way_is_the_mean_of_its_images_too() -> None:
+    world = world_of(read_noise_e=0.0, full_well_e=1e9, thickness_um=4.0, layers=2)
+    way_um = (1.0, 0.5, 0.0, -0.5, -1.0)
+    sharp = [world.develop(world.catch([um])).astype(np.float64) for um in passed_um(way_um, world.depth_of_field_um)]
+    assert np.abs(world.develop(world.catch(way_um)) - np.mean(sharp, axis=0)).mean() < 0.4
+
+
+def test_a_way_that_is_short_beside_the_depth_of_field_is_rendered_once_and_the_same_to_the_bit() -> None:
+    still, slow = world_of(), world_of()
+    assert passed_um((2.02, 2.0, 1.98), 0.95) == (2.0,)
+    assert np.array_equal(still.develop(still.catch([2.0])), slow.develop(slow.catch([2.02, 2.0, 1.98])))
+
+
+@pytest.mark.parametrize(("span_um", "count"), [(0.047, 1), (0.05, 2), (0.3, 5), (0.76, 9), (20.0, 9)])
+def test_what_is_passed_is_a_tenth_of_a_depth_of_field_apart_up_to_nine_places(span_um: float, count: int) -> None:
+    passed = passed_um(np.linspace(0.0, span_um, 9).tolist(), 0.95)
+    assert len(passed) == count
+    assert np.mean(passed) == pytest.approx(span_um / 2)
 
 
 def test_an_unknown_response_without_processing_is_linear() -> None:

@@ -34,16 +34,16 @@ class Context:
         self._context.set_device_memory(memory, size_bytes)
 
     def compute(self, stream: int, count: int, addresses: dict[str, int]) -> None:
-        """Put so many patches on a stream; `addresses` are those of the input and of all outputs.
+        """Put so many patches on a stream; `addresses` are those of all inputs and outputs.
 
         Raises:
             RuntimeFailed: TensorRT refuses.
         """
-        side = self._order.patch_px
         # A shape that is set again counts as new, and what follows a new one cannot be recorded.
         if count != self._count:
-            if not self._context.set_input_shape(self._order.input, (count, side, side, 3)):
-                raise RuntimeFailed(self._refused(f"take a batch of {count}"))
+            for name, shape in self._order.shapes.items():
+                if not self._context.set_input_shape(name, (count, *shape)):
+                    raise RuntimeFailed(self._refused(f"take a batch of {count}"))
             self._count = count
         for name, address in addresses.items():
             if not self._context.set_tensor_address(name, address):

@@ -127,17 +127,18 @@ def _parse(trt: Any, network: Any, order: Order) -> None:
         told = "; ".join(f"{error.desc()} (in {error.node_operator() or 'the graph'})" for error in found[:3])
         raise RuntimeFailed(f"TensorRT refused the network of {order.label}: {told or 'it gave no reason'}")
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    side = order.patch_px
-    if [(tensor.name, tuple(tensor.shape)) for tensor in inputs] != [(order.input, (-1, side, side, 3))]:
-        takes = ", ".join(f"{tensor.name} {tuple(tensor.shape)}" for tensor in inputs)
-        raise RuntimeFailed(f"the network of {order.label} takes {takes}, not {order.input} (N, {side}, {side}, 3)")
+    takes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    wanted = {name: (-1, *shape) for name, shape in order.shapes.items()}
+    if takes != wanted:
+        told, named = (", ".join(f"{name} {shape}" for name, shape in each.items()) for each in (takes, wanted))
+        raise RuntimeFailed(f"the network of {order.label} takes {told}, not {named}")
 
 
 def _profile(builder: Any, config: Any, order: Order) -> None:
-    patch = (order.patch_px, order.patch_px, 3)
     profile = builder.create_optimization_profile()
     # Tuned for the pieces in which the usual batch is computed.
     tuned = equal_pieces(order.usual)[0].size
-    profile.set_shape(order.input, (1, *patch), (tuned, *patch), (MOST, *patch))
+    for name, shape in order.shapes.items():
+        profile.set_shape(name, (1, *shape), (tuned, *shape), (MOST, *shape))
     if config.add_optimization_profile(profile) < 0:
         raise RuntimeFailed(f"TensorRT refuses batches of 1 to {MOST} for {order.label}: {sdk.logger().last_error}")

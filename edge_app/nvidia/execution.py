@@ -7,6 +7,7 @@ other once an event says that it has arrived, so that a piece is uploaded while 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.errors import RuntimeFailed
+from edge_app.feed import NOTHING, Beside, Feed, Intake, rows_of
 from edge_app.nvidia import engine as engines
 from edge_app.nvidia import graph as graphs
 from edge_app.nvidia import sdk
@@ -25,6 +27,7 @@ from edge_app.nvidia.order import MOST, Order
 from edge_app.nvidia.pinned import AnswerPool
 
 _CLOSE_S = 5.0
+_FLOAT_BYTES = 4
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING; pycuda has no name for it. While another kind records, the legacy stream refuses work."""
 
@@ -52,7 +55,10 @@ class Execution:
         self._lock = threading.Lock()
         self._broken = ""
         self._closed = False
-        self._layout = Layout(order.patch_px, len(order.outputs))
+        self._intake = Intake(order.label, order.input, order.also)
+        # The patch is bytes, all else floats.
+        inputs = (math.prod(order.shapes[order.input]), *(_FLOAT_BYTES * width for _, width in order.also))
+        self._layout = Layout(inputs, tuple(_FLOAT_BYTES * math.prod(tail) for tail in order.answers.values()))
         self._graph: graphs.Graph | None = None
         self._fixed: Context | None = None
         with _opening, self._faults():
@@ -63,8 +69,8 @@ class Execution:
                 self._free()
                 raise
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, P, P, 3) uint8 to (N,) float32 by output name; the arrays stay as they are while they are held.
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        """As `Runtime.infer`; the arrays stay as they are while they are held.
 
         Raises:
             RuntimeFailed: The batch is not of this shape, or the GPU or TensorRT failed.
@@ -73,14 +79,15 @@ class Execution:
         if counts.ndim != 4 or counts.shape[1:] != (side, side, 3) or counts.dtype != np.uint8:
             want = f"(N, {side}, {side}, 3) uint8"
             raise RuntimeFailed(f"{self._order.label} takes {want}, and was given {counts.shape} {counts.dtype}")
+        feed = self._intake.feed(counts, also)
         if len(counts) == 0:
-            return {name: np.empty(0, np.float32) for name in self._order.outputs}
+            return {name: np.empty((0, *tail), np.float32) for name, tail in self._order.answers.items()}
         with self._lock, self._faults():
-            block = self._answers.take(len(counts))
+            answers = self._answers.take(len(counts))
             for first in range(0, len(counts), MOST):
-                run = counts[first : first + MOST]
-                self._run(run, block[:, first : first + len(run)])
-        return {name: block[row, : len(counts)] for row, name in enumerate(self._order.outputs)}
+                rows = slice(first, first + MOST)
+                self._run(rows_of(feed, rows), [answer[rows] for answer in answers])
+        return dict(zip(self._order.outputs, answers, strict=True))
 
     def close(self) -> None:
         """Free all of it; once. Answers that somebody holds stay."""
@@ -106,8 +113,11 @@ class Execution:
         self._began, self._arrived = (cuda.Event(cuda.event_flags.DISABLE_TIMING) for _ in range(2))
         self._input = cuda.mem_alloc(layout.input_bytes)
         self._output = cuda.mem_alloc(layout.output_bytes)
-        self._counts = cuda.pagelocked_empty((MOST, self._order.patch_px, self._order.patch_px, 3), np.uint8)
-        self._answers = AnswerPool(self.device, layout.outputs, MOST)
+        self._hosts: Feed = {}
+        for name, shape in self._order.shapes.items():
+            kind = np.uint8 if name == self._order.input else np.float32
+            self._hosts[name] = cuda.pagelocked_empty((MOST, *shape), kind)
+        self._answers = AnswerPool(self.device, self._order.answers.values(), MOST)
 
     def _new_context(self) -> Context:
         return Context(self._engine, self._order, int(self._memory), self._memory_bytes)
@@ -118,21 +128,30 @@ class Execution:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {(name, engine.get_tensor_mode(name), engine.get_tensor_dtype(name)) for name in names}
         wanted = {(order.input, trt.TensorIOMode.INPUT, trt.DataType.UINT8)}
+        wanted |= {(name, trt.TensorIOMode.INPUT, trt.DataType.FLOAT) for name, _ in order.also}
         wanted |= {(name, trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT) for name in order.outputs}
         if found != wanted:
             odd = ", ".join(sorted(f"{name} ({dtype})" for name, _, dtype in found ^ wanted))
             raise RuntimeFailed(f"the engine of {order.label} is for another network: {odd}; build it anew")
+        # A longer answer would be written over the next one's memory.
+        for name, tail in order.answers.items():
+            shape = tuple(engine.get_tensor_shape(name))
+            if shape[1:] != tail:
+                what = f"{name} is {shape}, and the golden answers are {(-1, *tail)}"
+                raise RuntimeFailed(f"the engine of {order.label} is for another network: {what}; build it anew")
 
-    def _run(self, counts: NDArray[np.uint8], answers: NDArray[np.float32]) -> None:
+    def _run(self, feed: Feed, answers: list[NDArray[np.float32]]) -> None:
         """At most MOST patches, from host memory to host memory; waits until they are there."""
         try:
-            if self._graph is not None and len(counts) == self._order.usual:
-                run = equal_pieces(len(counts))
-                self._counts[: len(counts)] = counts
+            count = len(feed[self._order.input])
+            if self._graph is not None and count == self._order.usual:
+                run = equal_pieces(count)
+                for name, host in self._hosts.items():
+                    host[:count] = feed[name]
                 self._graph.launch(self._compute.handle)
             else:
-                run = pieces(len(counts), PIECE)
-                self._enqueue(self._context, run, counts)
+                run = pieces(count, PIECE)
+                self._enqueue(self._context, run, feed)
             self._download(run, answers)
         except BaseException:
             # Copies that are under way still use the page-locked memory that the next run will fill.
@@ -142,29 +161,29 @@ class Execution:
             raise
         self._compute.synchronize()
 
-    def _enqueue(self, context: Context, run: list[Piece], counts: NDArray[np.uint8] | None) -> None:
-        """Upload and compute piece by piece; None where the patches are in page-locked memory already."""
-        cuda, order, layout = self.device.cuda, self._order, self._layout
+    def _enqueue(self, context: Context, run: list[Piece], feed: Feed | None) -> None:
+        """Upload and compute piece by piece; None where the inputs are in page-locked memory already."""
         for piece in run:
-            host = self._counts[piece.first : piece.end]
-            if counts is not None:
-                host[:] = counts[piece.first : piece.end]
-            there = int(self._input) + layout.input_at(piece)
-            cuda.memcpy_htod_async(there, host, self._upload)
+            addresses: dict[str, int] = {}
+            for index, (name, host) in enumerate(self._hosts.items()):
+                here = host[piece.first : piece.end]
+                if feed is not None:
+                    here[:] = feed[name][piece.first : piece.end]
+                addresses[name] = int(self._input) + self._layout.input_at(index, piece)
+                self.device.cuda.memcpy_htod_async(addresses[name], here, self._upload)
             # A wait is for the event as it was recorded last, so that one event does for all pieces.
             self._compute.wait_for_event(self._arrived.record(self._upload))
-            addresses = {order.input: there}
-            addresses |= {name: self._answer_at(row, piece) for row, name in enumerate(order.outputs)}
+            addresses |= {name: self._answer_at(index, piece) for index, name in enumerate(self._order.outputs)}
             context.compute(self._compute.handle, piece.size, addresses)
 
-    def _download(self, run: list[Piece], answers: NDArray[np.float32]) -> None:
+    def _download(self, run: list[Piece], answers: list[NDArray[np.float32]]) -> None:
         for piece in run:
-            for row in range(len(answers)):
-                here = answers[row, piece.first : piece.end]
-                self.device.cuda.memcpy_dtoh_async(here, self._answer_at(row, piece), self._compute)
+            for index, answer in enumerate(answers):
+                here = answer[piece.first : piece.end]
+                self.device.cuda.memcpy_dtoh_async(here, self._answer_at(index, piece), self._compute)
 
-    def _answer_at(self, row: int, piece: Piece) -> int:
-        return int(self._output) + self._layout.output_at(row, piece)
+    def _answer_at(self, index: int, piece: Piece) -> int:
+        return int(self._output) + self._layout.output_at(index, piece)
 
     def _record(self) -> None:
         """Record the usual batch as a graph, on a context whose shape never changes; without one it goes on too."""
@@ -177,7 +196,8 @@ class Execution:
             self._upload.wait_for_event(self._began.record(self._compute))
             self._enqueue(fixed, run, None)
 
-        self._counts[:] = 0
+        for host in self._hosts.values():
+            host[:] = 0
         # The first call after a change of shape does what cannot be recorded.
         self._enqueue(fixed, run, None)
         self._compute.synchronize()
@@ -226,9 +246,8 @@ class Execution:
                 graph.close()
         for name in ("_fixed", "_context", "_engine", "_runtime", "_arrived", "_began", "_upload", "_compute"):
             self.__dict__.pop(name, None)
-        counts = self.__dict__.pop("_counts", None)
         owned = [self.__dict__.pop(name, None) for name in ("_input", "_output", "_memory")]
-        owned.append(None if counts is None else counts.base)
+        owned += [host.base for host in self.__dict__.pop("_hosts", {}).values()]
         answers = self.__dict__.pop("_answers", None)
         frees = [memory.free for memory in owned if memory is not None]
         for free in [*frees, *([] if answers is None else [answers.close])]:

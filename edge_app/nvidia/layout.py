@@ -9,7 +9,6 @@ from edge_app.nvidia.order import MOST
 PIECE = 24
 _LEAST = 12
 MOST_PIECES = -(-MOST // _LEAST)
-_FLOAT_BYTES = 4
 _ALIGNED_BYTES = 256
 """What TensorRT asks of every address (`IExecutionContext::setTensorAddress`)."""
 
@@ -45,37 +44,39 @@ def equal_pieces(count: int) -> list[Piece]:
 class Layout:
     """Addresses, from the beginning of the memory for the input and for the outputs, all aligned.
 
-    Batches of up to MOST patches fit, in pieces of any size from 12.
+    Batches of up to MOST patches fit, in pieces of any size from 12. `inputs` and `outputs` are the bytes of a patch's
+    row in each.
     """
 
-    patch_px: int
-    outputs: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
     @property
     def input_bytes(self) -> int:
-        """Room for all pieces of the input."""
-        return MOST * self._patch_bytes + MOST_PIECES * _ALIGNED_BYTES
+        """Room for all pieces of all inputs."""
+        return sum(map(_room, self.inputs))
 
     @property
     def output_bytes(self) -> int:
         """Room for all pieces of all outputs."""
-        return self.outputs * self._row_bytes
+        return sum(map(_room, self.outputs))
 
-    def input_at(self, piece: Piece) -> int:
-        """Where a piece's patches begin."""
-        return piece.index * _aligned(piece.stride * self._patch_bytes)
+    def input_at(self, index: int, piece: Piece) -> int:
+        """Where a piece begins in the input of this number."""
+        return _at(self.inputs, index, piece)
 
-    def output_at(self, row: int, piece: Piece) -> int:
-        """Where an output's answers for a piece begin."""
-        return row * self._row_bytes + piece.index * _aligned(piece.stride * _FLOAT_BYTES)
+    def output_at(self, index: int, piece: Piece) -> int:
+        """Where the answers for a piece begin in the output of this number."""
+        return _at(self.outputs, index, piece)
 
-    @property
-    def _patch_bytes(self) -> int:
-        return self.patch_px * self.patch_px * 3
 
-    @property
-    def _row_bytes(self) -> int:
-        return _aligned(MOST * _FLOAT_BYTES) + MOST_PIECES * _ALIGNED_BYTES
+def _at(rows_bytes: tuple[int, ...], index: int, piece: Piece) -> int:
+    before = sum(map(_room, rows_bytes[:index]))
+    return before + piece.index * _aligned(piece.stride * rows_bytes[index])
+
+
+def _room(row_bytes: int) -> int:
+    return _aligned(MOST * row_bytes) + MOST_PIECES * _ALIGNED_BYTES
 
 
 def _aligned(size_bytes: int) -> int:

@@ -22,7 +22,8 @@ class Order:
     """What goes into an engine.
 
     `usual` is the batch that it is tuned for, and `steady` whether a frame gives that many rather than any number;
-    `outputs` are the network's, by name.
+    `outputs` are the network's, by name; `wide` those that answer a patch with more than a number, with the shape of
+    that. `also` are the inputs beside the patches, with the floats that each takes of a patch.
     """
 
     model: str
@@ -39,12 +40,27 @@ class Order:
     multiprocessors: int
     steady: bool = True
     recipe: int = RECIPE
+    also: tuple[tuple[str, int], ...] = ()
+    wide: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What each input takes of a patch, the patch itself first."""
+        return {self.input: (self.patch_px, self.patch_px, 3), **{name: (width,) for name, width in self.also}}
+
+    @property
+    def answers(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a patch's answer, by output."""
+        return dict.fromkeys(self.outputs, ()) | dict(self.wide)
 
     @property
     def key(self) -> str:
         """SHA-256 over all that makes one engine differ from another; GPUs of one name may differ in size."""
         told = {**self.described(), "onnx": hashlib.sha256(self.onnx).hexdigest()}
         del told["label"], told["model"], told["steady"]
+        for name in ("also", "wide"):  # engines from before there were such networks keep their keys
+            if not told[name]:
+                del told[name]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def described(self) -> dict[str, Any]:
@@ -69,6 +85,8 @@ def order_for(bundle: ModelBundle, gpu: Gpu, tensorrt: str) -> Order:
         architecture=gpu.architecture,
         multiprocessors=gpu.multiprocessors,
         steady=manifest.input.patches_at_most > 0,
+        also=tuple((each.name, each.width) for each in manifest.input.also),
+        wide=tuple((name, shape) for name in manifest.outputs if (shape := bundle.golden_out[name].shape[1:])),
     )
 
 
@@ -76,4 +94,6 @@ def order_from(described: dict[str, Any], onnx: bytes) -> Order:
     """The order that was described."""
     known = {field.name for field in fields(Order)}
     values = {name: value for name, value in described.items() if name in known}
-    return Order(**{**values, "outputs": tuple(values["outputs"]), "onnx": onnx})
+    also = tuple((name, width) for name, width in described["also"])
+    wide = tuple((name, tuple(shape)) for name, shape in described["wide"])
+    return Order(**{**values, "outputs": tuple(values["outputs"]), "onnx": onnx, "also": also, "wide": wide})

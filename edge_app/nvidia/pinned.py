@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,28 +24,39 @@ class _Lease:
 
 
 class AnswerPool:
-    """Blocks of (rows, columns) float32; one comes back when the last array in it is gone, whoever held it.
+    """Blocks for the answers to batches; one comes back when the last array in it is gone, whoever held it.
 
     After `close` the blocks that somebody still holds are freed as they come back.
+
+    Args:
+        device: Whose they are.
+        tails: The shape of a patch's answer, output by output.
+        columns: How many patches a block is for, or a multiple of that.
     """
 
-    def __init__(self, device: Device, rows: int, columns: int) -> None:
+    def __init__(self, device: Device, tails: Iterable[tuple[int, ...]], columns: int) -> None:
         self._device = device
-        self._rows, self._columns = rows, columns
+        self._tails, self._columns = tuple(tails), columns
+        self._rows = sum(map(math.prod, self._tails))
         # The garbage collector may give a block back in the middle of any of these methods.
         self._lock = threading.RLock()
         self._idle: list[NDArray[np.float32]] = []
         self._closed = False
 
-    def take(self, columns: int) -> NDArray[np.float32]:
-        """A (rows, at least `columns`) array of undefined content that nobody else holds; the context is current."""
-        block = self._spare(columns)
+    def take(self, count: int) -> list[NDArray[np.float32]]:
+        """Room for so many patches, (count, *tail) by output, undefined, nobody else's; the context is current."""
+        block = self._spare(count)
         if block is None:
-            whole = -(-columns // self._columns) * self._columns
+            whole = -(-count // self._columns) * self._columns
             block = self._device.cuda.pagelocked_empty((self._rows, whole), np.float32)
         lease = _Lease(block)
         weakref.finalize(lease, self._back, block).atexit = False
-        return np.asarray(lease)
+        held, found, row = np.asarray(lease), [], 0
+        for tail in self._tails:
+            floats = math.prod(tail)
+            found.append(held[row : row + floats].reshape(-1)[: count * floats].reshape(count, *tail))
+            row += floats
+        return found
 
     def close(self) -> None:
         """Free what nobody holds; the context is current."""

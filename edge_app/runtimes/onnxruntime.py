@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.bundle import ModelBundle
+from edge_app.feed import NOTHING, Beside, intake_of, rows_of
 
 BATCH = 16
 
@@ -29,14 +30,14 @@ class OnnxRuntime:
 
     def __init__(self, session: Any, bundle: ModelBundle) -> None:
         self._session = session
-        self._input = bundle.manifest.input.name
+        self._intake = intake_of(bundle.manifest)
         self._outputs = list(bundle.manifest.outputs)
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, P, P, 3) uint8 to (N,) float32 by output name."""
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        """As `Runtime.infer`."""
+        feed = self._intake.feed(counts, also)
         parts = [
-            self._session.run(self._outputs, {self._input: counts[k : k + BATCH]})
-            for k in range(0, len(counts), BATCH)
+            self._session.run(self._outputs, rows_of(feed, slice(k, k + BATCH))) for k in range(0, len(counts), BATCH)
         ]
         return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._outputs)}
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.bundle import ModelBundle
+from edge_app.feed import NOTHING, Beside, intake_of, rows_of
 
 PIECE = 4
 
@@ -34,25 +35,28 @@ class OpenVino:
     def __init__(self, queue: Any, bundle: ModelBundle) -> None:
         self._queue = queue
         self._streams = len(queue)
-        self._outputs = list(bundle.manifest.outputs)
+        self._intake = intake_of(bundle.manifest)
+        self._none = {name: bundle.golden_out[name][:0] for name in bundle.manifest.outputs}
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, P, P, 3) uint8 to (N,) float32 by output name."""
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        """As `Runtime.infer`."""
+        feed = self._intake.feed(counts, also)
         # The queue keeps the callback: one that knew `self` would keep the queue, where no garbage collector looks.
-        names = self._outputs
-        out = {name: np.empty(len(counts), np.float32) for name in names}
+        # Nor may it raise: OpenVINO would end the process. So shapes are looked at afterwards, by `concatenate`.
+        outputs, answers = range(len(self._none)), dict[int, list[NDArray[np.float32]]]()
 
         def keep(request: Any, first: int) -> None:
-            for i, name in enumerate(names):
-                answer = request.get_output_tensor(i).data
-                out[name][first : first + len(answer)] = answer
+            answers[first] = [request.get_output_tensor(i).data.copy() for i in outputs]
 
         self._queue.set_callback(keep)
         piece = max(1, min(PIECE, -(-len(counts) // self._streams)))
         for first in range(0, len(counts), piece):
-            self._queue.start_async([counts[first : first + piece]], first, share_inputs=True)
+            self._queue.start_async(rows_of(feed, slice(first, first + piece)), first, share_inputs=True)
         self._queue.wait_all()
-        return out
+        parts = [answers[first] for first in sorted(answers)]
+        return {
+            name: np.concatenate([none, *(p[i] for p in parts)]) for i, (name, none) in enumerate(self._none.items())
+        }
 
 
 def load(bundle: ModelBundle, threads: int) -> OpenVino:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_app.bundle import ModelBundle
 from edge_app.errors import RuntimeFailed
+from edge_app.feed import NOTHING, Beside
 from edge_app.nvidia import background, driver, sdk
 from edge_app.nvidia.background import Build
 from edge_app.nvidia.cache import SHARED, EngineCache, cache_folder
@@ -33,9 +34,9 @@ class TensorRt:
         self._execution = execution
         self.close = weakref.finalize(self, execution.close)
 
-    def infer(self, counts: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """(N, P, P, 3) uint8 to (N,) float32 by output name."""
-        return self._execution.infer(counts)
+    def infer(self, counts: NDArray[np.uint8], also: Beside = NOTHING) -> dict[str, NDArray[np.float32]]:
+        """As `Runtime.infer`."""
+        return self._execution.infer(counts, also)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Strategies: one file each, its name is its key; `plan` decides, `NEEDS_MODEL` says whether it asks a network."""
+"""Strategies: one file each, its name is its key; `plan` decides, `TASK` is the kind of model it asks, "" for none."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 
-from edge_app.estimate import DefocusEstimate, Verdict
+from edge_app.answer import Verdict
+from edge_app.estimate import DefocusEstimate
 from edge_app.strategies import sweep
 from edge_app.strategy import PROOF, GiveUp, Ground, MoveTo, Observation, Plan, Settled, sharper
 
 SUMMARY = "one look with the model, one move, one check; at most two refinements; sweeps when out of range"
-NEEDS_MODEL = True
+TASK = "defocus"
 _REFINEMENTS = 2
 _CLOSE = 0.25
 _FLOOR_UM = 0.5

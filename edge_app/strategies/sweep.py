@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterable
 
 import numpy as np
 
-from edge_app.estimate import Verdict
+from edge_app.answer import Verdict
 from edge_app.strategy import GiveUp, Ground, MoveTo, Observation, Plan, Settled
 
 SUMMARY = "sweep coarse to fine on a classical sharpness measure"
-NEEDS_MODEL = False
+TASK = ""
 _FULL_VOTE = 0.5
 _PEAK = 0.1
 _WORSE = 0.02

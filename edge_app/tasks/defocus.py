@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.bundle import Manifest
-from edge_app.estimate import Answers, DefocusEstimate, fuse
+from edge_app.estimate import Answers, DefocusEstimate, fuse, refuse
 from edge_app.patches import PatchGrid
 from firmware.frames import FrameOptics
+
+__all__ = ["OUTPUTS", "answer", "answers_of", "lacks", "refuse", "sigma_of"]
 
 OUTPUTS = ("defocus_um", "log_sigma")
 """What every model of this task answers; some also give `side`, a logit, `distance_um` and `thickness_um`."""
@@ -25,6 +27,12 @@ def answer(
 ) -> DefocusEstimate:
     """One estimate from the outputs for the asked patches, each (K,), of a frame through these optics."""
     return fuse(answers_of(outputs), informative, grid, manifest.calibration_for(optics), manifest.label)
+
+
+def lacks(manifest: Manifest) -> list[str]:
+    """What a manifest must state for this task and does not."""
+    needed = {"a calibration of sigma": manifest.calibration, "a range": manifest.passport.range_um}
+    return [what for what, stated in needed.items() if stated is None]
 
 
 def answers_of(outputs: dict[str, NDArray[Any]]) -> Answers:

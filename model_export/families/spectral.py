@@ -19,7 +19,6 @@ TASK = "defocus"
 READS = "features"
 OUTPUTS = ("defocus_um", "log_sigma", "side", "distance_um", "thickness_um")
 SIDE_PX = 224
-_MIDDLE = SIDE_PX // 2
 _LEVEL_STEP = 8
 # What is added to power, which is counted in it: the exporter drops an addition of 1e-8 or less.
 _FLOOR = 1e-6
@@ -30,23 +29,32 @@ class Rings(nn.Module):
 
     Args:
         rings: How many, logarithmically spaced from 2 to `highest` cycles per patch.
-        highest: The highest frequency that the optics pass, in cycles per patch (at most 111).
+        highest: The highest frequency that the optics pass, in cycles per patch (less than S / 2).
         colours: 3, or 1 for a monochrome camera.
         density: Whether to take the logarithm of the counts first (bright field) or not (fluorescence).
-        patch_px: Side P of a patch, a multiple of 224: larger ones are binned to that.
+        patch_px: Side P of a patch, a multiple of `side_px`: larger ones are binned to that.
+        side_px: Side S of what is transformed, even.
     """
 
-    def __init__(self, rings: int, highest: int, colours: int, density: bool, patch_px: int = SIDE_PX) -> None:
+    def __init__(
+        self,
+        rings: int,
+        highest: int,
+        colours: int,
+        density: bool,
+        patch_px: int = SIDE_PX,
+        side_px: int = SIDE_PX,
+    ) -> None:
         super().__init__()
-        self.highest, self.colours, self.density = highest, colours, density
-        self.binning, rest = divmod(patch_px, SIDE_PX)
+        self.highest, self.colours, self.density, self.middle = highest, colours, density, side_px // 2
+        self.binning, rest = divmod(patch_px, side_px)
         if rest or not self.binning:
-            raise ValueError(f"patch_px is {patch_px}, which is no multiple of {SIDE_PX}")
-        n, f = np.arange(1, _MIDDLE + 1), np.arange(1, highest + 1)
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * n / SIDE_PX)
-        angle = 2 * np.pi * np.outer(n, f) / SIDE_PX
+            raise ValueError(f"patch_px is {patch_px}, which is no multiple of {side_px}")
+        n, f = np.arange(1, self.middle + 1), np.arange(1, highest + 1)
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * n / side_px)
+        angle = 2 * np.pi * np.outer(n, f) / side_px
         waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * window[:, None]
-        waves /= math.sqrt(3 / 16 * SIDE_PX)  # half of the sum of the window's squares
+        waves /= math.sqrt(3 / 16 * side_px)  # half of the sum of the window's squares
         waves[-1, :highest] /= 2
         radius = np.hypot(f[:, None], f[None, :])
         centres = np.geomspace(2.0, highest, rings)
@@ -93,14 +101,14 @@ class Rings(nn.Module):
         return torch.cat(features, dim=1)
 
     def _transform(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(N, C, 224, 224) and its mean (N, C) to four (N, C, K, K): cosines or sines down, cosines or sines across.
+        """(N, C, S, S) and its mean (N, C) to four (N, C, K, K): cosines or sines down, cosines or sines across.
 
-        The window is zero in row 0; row n and row 224 - n share a cosine and have opposite sines, so that sums and
-        differences of rows take half of the work down, and only the sums know the mean. Row 112 meets itself in the
+        The window is zero in row 0; row n and row S - n share a cosine and have opposite sines, so that sums and
+        differences of rows take half of the work down, and only the sums know the mean. Row S / 2 meets itself in the
         sum: its cosines are halved. Turning columns round would take longer than the work that it spares.
         """
         cosines, sines = self.waves[:, : self.highest], self.waves[:, self.highest :]
-        above, below = x[:, :, 1 : _MIDDLE + 1], torch.flip(x[:, :, _MIDDLE:], (2,))
+        above, below = x[:, :, 1 : self.middle + 1], torch.flip(x[:, :, self.middle :], (2,))
         even = cosines.T @ (above + below - 2 * level[:, :, None, None])
         odd = sines.T @ (above - below)
         edge = torch.zeros_like(cosines[:1])

@@ -152,6 +152,10 @@ class Engine:
         """Bytes or floats."""
         return Kind.UINT8 if name == "counts" else Kind.FLOAT
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """A number for each patch, or patches."""
+        return (-1, SIDE, SIDE, 3) if name == "counts" else (-1,)
+
     def create_execution_context(self, strategy: Strategy) -> Context:
         """A kernel of its own."""
         return Context()

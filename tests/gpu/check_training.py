@@ -57,12 +57,12 @@ def test_thirty_steps_lose_on_the_gpu_what_they_lose_on_the_processor(tmp_path: 
 def _main(folder: Path) -> None:
     from test_training import quiet, tiny
 
-    from model_export.data import open_split, reduce
+    from model_export.data import open_split
     from model_export.synthesis import write_shards
     from model_export.train import train as train_here
 
     recipe = tiny(steps=STEPS)
-    write_shards(recipe, "train", 3, folder / "shards", 1, reduce, quiet)
+    write_shards(recipe, "train", 3, folder / "shards", 1, quiet)
     losses: list[float] = []
     trained = train_here(
         recipe,

@@ -306,6 +306,250 @@ class Estimate(_message.Message):
 Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
+class PatchScore(_message.Message):
+    """How blurred one patch of the frame is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    X_PX_FIELD_NUMBER: _builtins.int
+    Y_PX_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SHIFT_UM_FIELD_NUMBER: _builtins.int
+    INFORMATIVE_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Row in the patch grid, 0 at the top."""
+    column: _builtins.int
+    """Column in the patch grid, 0 at the left."""
+    x_px: _builtins.float
+    """Centre of the patch, pixels from the frame's left."""
+    y_px: _builtins.float
+    """Centre of the patch, pixels from the frame's top."""
+    score: _builtins.float
+    """Blur score, 0 or more, smallest in focus. Absent when the patch was not given to the model."""
+    shift_um: _builtins.float
+    """How far the patch's own focus lies from this look, in micrometres: move by it to bring this patch into focus.
+    Absent where it is not known, or not yet.
+    """
+    informative: _builtins.bool
+    """Whether the patch shows enough specimen to be used."""
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        column: _builtins.int = ...,
+        x_px: _builtins.float = ...,
+        y_px: _builtins.float = ...,
+        score: _builtins.float | None = ...,
+        shift_um: _builtins.float | None = ...,
+        informative: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "_shift_um", b"_shift_um", "score", b"score", "shift_um", b"shift_um"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "_shift_um", b"_shift_um", "column", b"column", "informative", b"informative", "row", b"row", "score", b"score", "shift_um", b"shift_um", "x_px", b"x_px", "y_px", b"y_px"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    _WhichOneofReturnType__shift_um: _TypeAlias = _typing.Literal["shift_um"]  # noqa: Y015
+    _WhichOneofArgType__shift_um: _TypeAlias = _typing.Literal["_shift_um", b"_shift_um"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shift_um) -> _WhichOneofReturnType__shift_um | None: ...
+
+Global___PatchScore: _TypeAlias = PatchScore  # noqa: Y015
+
+@_typing.final
+class Scores(_message.Message):
+    """How blurred one frame is, whichever the side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PATCHES_USED_FIELD_NUMBER: _builtins.int
+    PATCHES_TOTAL_FIELD_NUMBER: _builtins.int
+    PATCHES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PATCH_PX_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """Whether score can be acted on."""
+    sentence: _builtins.str
+    """Why, and what to do about it, in one sentence."""
+    score: _builtins.float
+    """Median blur score of the patches, 0 or more, smallest in focus. No unit: the objective's blur curve gives it one.
+    Absent when there is no number to give.
+    """
+    patches_used: _builtins.int
+    """Patches that were asked."""
+    patches_total: _builtins.int
+    """Patches in the grid."""
+    model: _builtins.str
+    """The model that was asked: name@version. Empty when none was."""
+    patch_px: _builtins.int
+    """Side of the square patches, in pixels of the frame."""
+    @_builtins.property
+    def patches(self) -> _containers.RepeatedCompositeFieldContainer[Global___PatchScore]:
+        """Each patch of the grid. Empty unless a map was asked for, or the look carries shifts."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        sentence: _builtins.str = ...,
+        score: _builtins.float | None = ...,
+        patches_used: _builtins.int = ...,
+        patches_total: _builtins.int = ...,
+        patches: _abc.Iterable[Global___PatchScore] | None = ...,
+        model: _builtins.str = ...,
+        patch_px: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "model", b"model", "patch_px", b"patch_px", "patches", b"patches", "patches_total", b"patches_total", "patches_used", b"patches_used", "score", b"score", "sentence", b"sentence", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Scores: _TypeAlias = Scores  # noqa: Y015
+
+@_typing.final
+class PatchQuality(_message.Message):
+    """The focus quality of one patch of the frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    X_PX_FIELD_NUMBER: _builtins.int
+    Y_PX_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    INFORMATIVE_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Row in the patch grid, 0 at the top."""
+    column: _builtins.int
+    """Column in the patch grid, 0 at the left."""
+    x_px: _builtins.float
+    """Centre of the patch, pixels from the frame's left."""
+    y_px: _builtins.float
+    """Centre of the patch, pixels from the frame's top."""
+    informative: _builtins.bool
+    """Whether the patch shows enough specimen to be used."""
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Probability of each class, by distance index 4, 3, 2, 1, 0, -1, -2. Empty when the patch was not given to the model."""
+
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        column: _builtins.int = ...,
+        x_px: _builtins.float = ...,
+        y_px: _builtins.float = ...,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        informative: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "informative", b"informative", "probabilities", b"probabilities", "row", b"row", "x_px", b"x_px", "y_px", b"y_px"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PatchQuality: _TypeAlias = PatchQuality  # noqa: Y015
+
+@_typing.final
+class Quality(_message.Message):
+    """The focus quality of one frame, as one of seven classes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    DISTANCE_INDEX_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MEAN_INDEX_FIELD_NUMBER: _builtins.int
+    CERTAINTY_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
+    SPACING_UM_FIELD_NUMBER: _builtins.int
+    PATCHES_USED_FIELD_NUMBER: _builtins.int
+    PATCHES_TOTAL_FIELD_NUMBER: _builtins.int
+    PATCHES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PATCH_PX_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """Whether distance_index can be acted on."""
+    sentence: _builtins.str
+    """Why, and what to do about it, in one sentence."""
+    distance_index: _builtins.int
+    """4: totally blurred, on either side; 3, 2, 1: the objective is too far; 0: in focus; -1, -2: too close.
+    Absent when there is none to give.
+    """
+    name: _builtins.str
+    """The class in words."""
+    mean_index: _builtins.float
+    """Mean distance index by the patches' probabilities, no unit. Absent when there is none to give."""
+    certainty: _builtins.float
+    """1 - H / log 7 of the patches' mean probabilities, H being their entropy: 0 to 1. Absent when there is none to give."""
+    vote: _builtins.str
+    """How the patches voted: hard, linear or certainty."""
+    spacing_um: _builtins.float
+    """How far the centres of two classes lie apart, in micrometres. Absent when the optics do not say."""
+    patches_used: _builtins.int
+    """Patches that voted."""
+    patches_total: _builtins.int
+    """Patches in the grid."""
+    model: _builtins.str
+    """The model that was asked: name@version. Empty when none was."""
+    patch_px: _builtins.int
+    """Side of the square patches, in pixels of the frame."""
+    @_builtins.property
+    def patches(self) -> _containers.RepeatedCompositeFieldContainer[Global___PatchQuality]:
+        """Each patch of the grid. Empty unless a map was asked for."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        sentence: _builtins.str = ...,
+        distance_index: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+        mean_index: _builtins.float | None = ...,
+        certainty: _builtins.float | None = ...,
+        vote: _builtins.str = ...,
+        spacing_um: _builtins.float | None = ...,
+        patches_used: _builtins.int = ...,
+        patches_total: _builtins.int = ...,
+        patches: _abc.Iterable[Global___PatchQuality] | None = ...,
+        model: _builtins.str = ...,
+        patch_px: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certainty", b"_certainty", "_distance_index", b"_distance_index", "_mean_index", b"_mean_index", "_spacing_um", b"_spacing_um", "certainty", b"certainty", "distance_index", b"distance_index", "mean_index", b"mean_index", "spacing_um", b"spacing_um"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certainty", b"_certainty", "_distance_index", b"_distance_index", "_mean_index", b"_mean_index", "_spacing_um", b"_spacing_um", "certainty", b"certainty", "distance_index", b"distance_index", "mean_index", b"mean_index", "model", b"model", "name", b"name", "patch_px", b"patch_px", "patches", b"patches", "patches_total", b"patches_total", "patches_used", b"patches_used", "sentence", b"sentence", "spacing_um", b"spacing_um", "verdict", b"verdict", "vote", b"vote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__certainty: _TypeAlias = _typing.Literal["certainty"]  # noqa: Y015
+    _WhichOneofArgType__certainty: _TypeAlias = _typing.Literal["_certainty", b"_certainty"]  # noqa: Y015
+    _WhichOneofReturnType__distance_index: _TypeAlias = _typing.Literal["distance_index"]  # noqa: Y015
+    _WhichOneofArgType__distance_index: _TypeAlias = _typing.Literal["_distance_index", b"_distance_index"]  # noqa: Y015
+    _WhichOneofReturnType__mean_index: _TypeAlias = _typing.Literal["mean_index"]  # noqa: Y015
+    _WhichOneofArgType__mean_index: _TypeAlias = _typing.Literal["_mean_index", b"_mean_index"]  # noqa: Y015
+    _WhichOneofReturnType__spacing_um: _TypeAlias = _typing.Literal["spacing_um"]  # noqa: Y015
+    _WhichOneofArgType__spacing_um: _TypeAlias = _typing.Literal["_spacing_um", b"_spacing_um"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__certainty) -> _WhichOneofReturnType__certainty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance_index) -> _WhichOneofReturnType__distance_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_index) -> _WhichOneofReturnType__mean_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spacing_um) -> _WhichOneofReturnType__spacing_um | None: ...
+
+Global___Quality: _TypeAlias = Quality  # noqa: Y015
+
+@_typing.final
 class MeasureRequest(_message.Message):
     """Asks for one look."""
 
@@ -314,10 +558,13 @@ class MeasureRequest(_message.Message):
     WITH_MAP_FIELD_NUMBER: _builtins.int
     ROI_FIELD_NUMBER: _builtins.int
     WITH_IMAGE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     with_map: _builtins.bool
     """Whether to return the estimate of each patch."""
     with_image: _builtins.bool
     """Whether to return a picture of the frame."""
+    task: _builtins.str
+    """Which kind of model to ask: defocus, quality or sharpness. Empty: defocus."""
     @_builtins.property
     def roi(self) -> Global___RegionOfInterest:
         """Part of the frame to look at. Absent: the whole frame."""
@@ -328,10 +575,11 @@ class MeasureRequest(_message.Message):
         with_map: _builtins.bool = ...,
         roi: Global___RegionOfInterest | None = ...,
         with_image: _builtins.bool = ...,
+        task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_roi", b"_roi", "roi", b"roi"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_roi", b"_roi", "roi", b"roi", "with_image", b"with_image", "with_map", b"with_map"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_roi", b"_roi", "roi", b"roi", "task", b"task", "with_image", b"with_image", "with_map", b"with_map"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__roi: _TypeAlias = _typing.Literal["roi"]  # noqa: Y015
     _WhichOneofArgType__roi: _TypeAlias = _typing.Literal["_roi", b"_roi"]  # noqa: Y015
@@ -348,13 +596,26 @@ class MeasureReply(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     SHARPNESS_FIELD_NUMBER: _builtins.int
     IMAGE_PNG_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    Z_UM_FIELD_NUMBER: _builtins.int
     sharpness: _builtins.float
     """Classical sharpness of the frame; larger is sharper. No unit: compare the same field only."""
     image_png: _builtins.bytes
     """The frame as PNG, its longer side at most 1024 pixels. Absent unless asked for."""
+    z_um: _builtins.float
+    """Objective position at mid-exposure, in micrometres."""
     @_builtins.property
     def estimate(self) -> Global___Estimate:
-        """How far out of focus the frame is."""
+        """How far out of focus the frame is. Absent when another task was asked for."""
+
+    @_builtins.property
+    def quality(self) -> Global___Quality:
+        """Its focus quality. Present for the task quality."""
+
+    @_builtins.property
+    def scores(self) -> Global___Scores:
+        """How blurred it is. Present for the task sharpness."""
 
     def __init__(
         self,
@@ -362,14 +623,30 @@ class MeasureReply(_message.Message):
         estimate: Global___Estimate | None = ...,
         sharpness: _builtins.float = ...,
         image_png: _builtins.bytes | None = ...,
+        quality: Global___Quality | None = ...,
+        scores: Global___Scores | None = ...,
+        z_um: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_png", b"_image_png", "estimate", b"estimate", "image_png", b"image_png"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_image_png", b"_image_png", "_quality", b"_quality", "_scores", b"_scores", "estimate", b"estimate", "image_png", b"image_png", "quality", b"quality", "scores", b"scores"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_png", b"_image_png", "estimate", b"estimate", "image_png", b"image_png", "sharpness", b"sharpness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_image_png", b"_image_png", "_quality", b"_quality", "_scores", b"_scores", "estimate", b"estimate", "image_png", b"image_png", "quality", b"quality", "scores", b"scores", "sharpness", b"sharpness", "z_um", b"z_um"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimate: _TypeAlias = _typing.Literal["estimate"]  # noqa: Y015
+    _WhichOneofArgType__estimate: _TypeAlias = _typing.Literal["_estimate", b"_estimate"]  # noqa: Y015
     _WhichOneofReturnType__image_png: _TypeAlias = _typing.Literal["image_png"]  # noqa: Y015
     _WhichOneofArgType__image_png: _TypeAlias = _typing.Literal["_image_png", b"_image_png"]  # noqa: Y015
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    _WhichOneofReturnType__scores: _TypeAlias = _typing.Literal["scores"]  # noqa: Y015
+    _WhichOneofArgType__scores: _TypeAlias = _typing.Literal["_scores", b"_scores"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimate) -> _WhichOneofReturnType__estimate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_png) -> _WhichOneofReturnType__image_png | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scores) -> _WhichOneofReturnType__scores | None: ...
 
 Global___MeasureReply: _TypeAlias = MeasureReply  # noqa: Y015
 
@@ -447,6 +724,9 @@ class Look(_message.Message):
     Z_UM_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
     PLANNED_MOVE_UM_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    SPEED_UM_S_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Number of the look within the job, 0 for the first."""
     sharpness: _builtins.float
@@ -457,9 +737,19 @@ class Look(_message.Message):
     """What is done next and why, in one sentence."""
     planned_move_um: _builtins.float
     """The move that follows, in micrometres. Absent when none follows."""
+    speed_um_s: _builtins.float
+    """The set speed of the motion that follows, in micrometres per second. Absent when it is an ordinary move, or none."""
     @_builtins.property
     def estimate(self) -> Global___Estimate:
-        """How far out of focus the frame is. Absent when the strategy asks no model."""
+        """How far out of focus the frame is. Absent when the strategy asks no model for defocus."""
+
+    @_builtins.property
+    def quality(self) -> Global___Quality:
+        """Its focus quality. Present where the strategy asks for it."""
+
+    @_builtins.property
+    def scores(self) -> Global___Scores:
+        """How blurred it is, and how far each region lies from focus. Present where the strategy asks for it."""
 
     def __init__(
         self,
@@ -470,19 +760,34 @@ class Look(_message.Message):
         z_um: _builtins.float = ...,
         decision: _builtins.str = ...,
         planned_move_um: _builtins.float | None = ...,
+        quality: Global___Quality | None = ...,
+        scores: Global___Scores | None = ...,
+        speed_um_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_planned_move_um", b"_planned_move_um", "estimate", b"estimate", "planned_move_um", b"planned_move_um"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_planned_move_um", b"_planned_move_um", "_quality", b"_quality", "_scores", b"_scores", "_speed_um_s", b"_speed_um_s", "estimate", b"estimate", "planned_move_um", b"planned_move_um", "quality", b"quality", "scores", b"scores", "speed_um_s", b"speed_um_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_planned_move_um", b"_planned_move_um", "decision", b"decision", "estimate", b"estimate", "index", b"index", "planned_move_um", b"planned_move_um", "sharpness", b"sharpness", "z_um", b"z_um"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "_planned_move_um", b"_planned_move_um", "_quality", b"_quality", "_scores", b"_scores", "_speed_um_s", b"_speed_um_s", "decision", b"decision", "estimate", b"estimate", "index", b"index", "planned_move_um", b"planned_move_um", "quality", b"quality", "scores", b"scores", "sharpness", b"sharpness", "speed_um_s", b"speed_um_s", "z_um", b"z_um"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimate: _TypeAlias = _typing.Literal["estimate"]  # noqa: Y015
     _WhichOneofArgType__estimate: _TypeAlias = _typing.Literal["_estimate", b"_estimate"]  # noqa: Y015
     _WhichOneofReturnType__planned_move_um: _TypeAlias = _typing.Literal["planned_move_um"]  # noqa: Y015
     _WhichOneofArgType__planned_move_um: _TypeAlias = _typing.Literal["_planned_move_um", b"_planned_move_um"]  # noqa: Y015
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    _WhichOneofReturnType__scores: _TypeAlias = _typing.Literal["scores"]  # noqa: Y015
+    _WhichOneofArgType__scores: _TypeAlias = _typing.Literal["_scores", b"_scores"]  # noqa: Y015
+    _WhichOneofReturnType__speed_um_s: _TypeAlias = _typing.Literal["speed_um_s"]  # noqa: Y015
+    _WhichOneofArgType__speed_um_s: _TypeAlias = _typing.Literal["_speed_um_s", b"_speed_um_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__estimate) -> _WhichOneofReturnType__estimate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__planned_move_um) -> _WhichOneofReturnType__planned_move_um | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scores) -> _WhichOneofReturnType__scores | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__speed_um_s) -> _WhichOneofReturnType__speed_um_s | None: ...
 
 Global___Look: _TypeAlias = Look  # noqa: Y015
 

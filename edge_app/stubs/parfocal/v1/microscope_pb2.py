@@ -26,15 +26,15 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from . import focus_pb2 as parfocal_dot_v1_dot_focus__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cparfocal/v1/microscope.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17parfocal/v1/focus.proto\"\xc0\x01\n\tObjective\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmagnification\x18\x02 \x01(\x01\x12\x1a\n\x12numerical_aperture\x18\x03 \x01(\x01\x12\x17\n\x0fimmersion_index\x18\x04 \x01(\x01\x12\x10\n\x08pixel_um\x18\x05 \x01(\x01\x12\x1a\n\x12parfocal_offset_um\x18\x06 \x01(\x01\x12\x19\n\x11\x64\x65pth_of_field_um\x18\x07 \x01(\x01\x12\x10\n\x08selected\x18\x08 \x01(\x08\"r\n\x06\x43\x61mera\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x10\n\x08width_px\x18\x02 \x01(\r\x12\x11\n\theight_px\x18\x03 \x01(\r\x12\x11\n\tbit_depth\x18\x04 \x01(\r\x12\x0e\n\x06\x63olour\x18\x05 \x01(\x08\x12\x10\n\x08response\x18\x06 \x01(\t\"\xec\x01\n\x04\x41xis\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x0e\n\x06low_um\x18\x02 \x01(\x01\x12\x0f\n\x07high_um\x18\x03 \x01(\x01\x12\x13\n\x0bum_per_step\x18\x04 \x01(\x01\x12%\n\x05trust\x18\x05 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\x12\x11\n\tsettle_ms\x18\x06 \x01(\x01\x12\x13\n\x0b\x62\x61\x63klash_um\x18\x07 \x01(\x01\x12\x11\n\tdirection\x18\x08 \x01(\x05\x12.\n\tmechanics\x18\t \x01(\x0b\x32\x16.parfocal.v1.MechanicsH\x00\x88\x01\x01\x42\x0c\n\n_mechanics\"\xf3\x01\n\tMechanics\x12\x11\n\tdirection\x18\x01 \x01(\x05\x12\x13\n\x0b\x62\x61\x63klash_um\x18\x02 \x01(\x01\x12\x17\n\x0f\x62\x61\x63klash_low_um\x18\x03 \x01(\x01\x12\x18\n\x10\x62\x61\x63klash_high_um\x18\x04 \x01(\x01\x12\x13\n\x0bum_per_step\x18\x05 \x01(\x01\x12\x17\n\x0fum_per_step_low\x18\x06 \x01(\x01\x12\x18\n\x10um_per_step_high\x18\x07 \x01(\x01\x12\r\n\x05scans\x18\x08 \x01(\r\x12\x10\n\x08readings\x18\t \x01(\r\x12\x13\n\x0bmeasured_at\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\",\n\x19\x43\x61librateMechanicsRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"k\n\x0f\x43\x61librationLook\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bmotor_steps\x18\x02 \x01(\x11\x12\'\n\x08\x65stimate\x18\x03 \x01(\x0b\x32\x15.parfocal.v1.Estimate\x12\x0b\n\x03why\x18\x04 \x01(\t\"\x95\x01\n\x11\x43\x61librationResult\x12.\n\tmechanics\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.MechanicsH\x00\x88\x01\x01\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x03 \x01(\x08\x12\x0f\n\x07kept_in\x18\x04 \x01(\t\x12\x0e\n\x06rehome\x18\x05 \x01(\x08\x42\x0c\n\n_mechanics\"\x82\x01\n\x17\x43\x61librateMechanicsEvent\x12,\n\x04look\x18\x01 \x01(\x0b\x32\x1c.parfocal.v1.CalibrationLookH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.parfocal.v1.CalibrationResultH\x00\x42\x07\n\x05\x65vent\"\x11\n\x0f\x44\x65scribeRequest\"\xab\x03\n\rDescribeReply\x12\r\n\x05\x62oard\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fserving_version\x18\x03 \x01(\t\x12*\n\nobjectives\x18\x04 \x03(\x0b\x32\x16.parfocal.v1.Objective\x12#\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x13.parfocal.v1.Camera\x12\x1f\n\x04\x61xis\x18\x06 \x01(\x0b\x32\x11.parfocal.v1.Axis\x12\x12\n\nstrategies\x18\x07 \x03(\t\x12\x0f\n\x07runtime\x18\x08 \x01(\t\x12\x12\n\x05model\x18\t \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cis_simulated\x18\n \x01(\x08\x12+\n\x05world\x18\x0b \x01(\x0b\x32\x17.google.protobuf.StructH\x01\x88\x01\x01\x12\x10\n\x08\x63ontrast\x18\x0c \x01(\t\x12\x11\n\twhy_model\x18\r \x01(\t\x12\x14\n\x0cruntime_note\x18\x0e \x01(\t\x12\x14\n\x07trouble\x18\x0f \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_modelB\x08\n\x06_worldB\n\n\x08_trouble\" \n\x0e\x43\x61ptureRequest\x12\x0e\n\x06max_px\x18\x01 \x01(\r\"\x92\x01\n\x0c\x43\x61ptureReply\x12\x11\n\timage_png\x18\x01 \x01(\x0c\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\x15\n\rcaptured_at_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x65xposure_ms\x18\x04 \x01(\x01\x12\x10\n\x08width_px\x18\x05 \x01(\r\x12\x11\n\theight_px\x18\x06 \x01(\r\x12\x10\n\x08\x63hannels\x18\x07 \x01(\r\"\x14\n\x12GetPositionRequest\"}\n\x10GetPositionReply\x12\x0c\n\x04z_um\x18\x01 \x01(\x01\x12%\n\x05trust\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\x12\x0e\n\x06moving\x18\x03 \x01(\x08\x12\x16\n\tbusy_with\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_busy_with\"9\n\x0bMoveRequest\x12\x0f\n\x05to_um\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05\x62y_um\x18\x02 \x01(\x01H\x00\x42\x08\n\x06target\";\n\tMoveReply\x12\x11\n\tfrom_z_um\x18\x01 \x01(\x01\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\r\n\x05moves\x18\x03 \x01(\r\"\r\n\x0bHomeRequest\"@\n\tHomeReply\x12\x0c\n\x04z_um\x18\x01 \x01(\x01\x12%\n\x05trust\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\"\x10\n\x0eSetZeroRequest\"V\n\x0cSetZeroReply\x12\x11\n\tfrom_z_um\x18\x01 \x01(\x01\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12%\n\x05trust\x18\x03 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\"&\n\x16SelectObjectiveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x80\x01\n\x14SelectObjectiveReply\x12)\n\tobjective\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.Objective\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\x12\n\x05model\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\twhy_model\x18\x04 \x01(\tB\x08\n\x06_model*\x81\x01\n\tAxisTrust\x12\x1a\n\x16\x41XIS_TRUST_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41XIS_TRUST_UNKNOWN\x10\x01\x12\x14\n\x10\x41XIS_TRUST_HOMED\x10\x02\x12\x15\n\x11\x41XIS_TRUST_ZEROED\x10\x03\x12\x13\n\x0f\x41XIS_TRUST_LOST\x10\x04\x32\x9d\x05\n\x11MicroscopeService\x12\x44\n\x08\x44\x65scribe\x12\x1c.parfocal.v1.DescribeRequest\x1a\x1a.parfocal.v1.DescribeReply\x12\x41\n\x07\x43\x61pture\x12\x1b.parfocal.v1.CaptureRequest\x1a\x19.parfocal.v1.CaptureReply\x12M\n\x0bGetPosition\x12\x1f.parfocal.v1.GetPositionRequest\x1a\x1d.parfocal.v1.GetPositionReply\x12\x38\n\x04Move\x12\x18.parfocal.v1.MoveRequest\x1a\x16.parfocal.v1.MoveReply\x12\x38\n\x04Home\x12\x18.parfocal.v1.HomeRequest\x1a\x16.parfocal.v1.HomeReply\x12\x41\n\x07SetZero\x12\x1b.parfocal.v1.SetZeroRequest\x1a\x19.parfocal.v1.SetZeroReply\x12\x64\n\x12\x43\x61librateMechanics\x12&.parfocal.v1.CalibrateMechanicsRequest\x1a$.parfocal.v1.CalibrateMechanicsEvent0\x01\x12Y\n\x0fSelectObjective\x12#.parfocal.v1.SelectObjectiveRequest\x1a!.parfocal.v1.SelectObjectiveReply\x12\x38\n\x04Stop\x12\x18.parfocal.v1.StopRequest\x1a\x16.parfocal.v1.StopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cparfocal/v1/microscope.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17parfocal/v1/focus.proto\"\xc0\x01\n\tObjective\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmagnification\x18\x02 \x01(\x01\x12\x1a\n\x12numerical_aperture\x18\x03 \x01(\x01\x12\x17\n\x0fimmersion_index\x18\x04 \x01(\x01\x12\x10\n\x08pixel_um\x18\x05 \x01(\x01\x12\x1a\n\x12parfocal_offset_um\x18\x06 \x01(\x01\x12\x19\n\x11\x64\x65pth_of_field_um\x18\x07 \x01(\x01\x12\x10\n\x08selected\x18\x08 \x01(\x08\"r\n\x06\x43\x61mera\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x10\n\x08width_px\x18\x02 \x01(\r\x12\x11\n\theight_px\x18\x03 \x01(\r\x12\x11\n\tbit_depth\x18\x04 \x01(\r\x12\x0e\n\x06\x63olour\x18\x05 \x01(\x08\x12\x10\n\x08response\x18\x06 \x01(\t\"\xec\x01\n\x04\x41xis\x12\x0e\n\x06\x64river\x18\x01 \x01(\t\x12\x0e\n\x06low_um\x18\x02 \x01(\x01\x12\x0f\n\x07high_um\x18\x03 \x01(\x01\x12\x13\n\x0bum_per_step\x18\x04 \x01(\x01\x12%\n\x05trust\x18\x05 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\x12\x11\n\tsettle_ms\x18\x06 \x01(\x01\x12\x13\n\x0b\x62\x61\x63klash_um\x18\x07 \x01(\x01\x12\x11\n\tdirection\x18\x08 \x01(\x05\x12.\n\tmechanics\x18\t \x01(\x0b\x32\x16.parfocal.v1.MechanicsH\x00\x88\x01\x01\x42\x0c\n\n_mechanics\"\xf3\x01\n\tMechanics\x12\x11\n\tdirection\x18\x01 \x01(\x05\x12\x13\n\x0b\x62\x61\x63klash_um\x18\x02 \x01(\x01\x12\x17\n\x0f\x62\x61\x63klash_low_um\x18\x03 \x01(\x01\x12\x18\n\x10\x62\x61\x63klash_high_um\x18\x04 \x01(\x01\x12\x13\n\x0bum_per_step\x18\x05 \x01(\x01\x12\x17\n\x0fum_per_step_low\x18\x06 \x01(\x01\x12\x18\n\x10um_per_step_high\x18\x07 \x01(\x01\x12\r\n\x05scans\x18\x08 \x01(\r\x12\x10\n\x08readings\x18\t \x01(\r\x12\x13\n\x0bmeasured_at\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\",\n\x19\x43\x61librateMechanicsRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"k\n\x0f\x43\x61librationLook\x12\r\n\x05index\x18\x01 \x01(\r\x12\x13\n\x0bmotor_steps\x18\x02 \x01(\x11\x12\'\n\x08\x65stimate\x18\x03 \x01(\x0b\x32\x15.parfocal.v1.Estimate\x12\x0b\n\x03why\x18\x04 \x01(\t\"\x95\x01\n\x11\x43\x61librationResult\x12.\n\tmechanics\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.MechanicsH\x00\x88\x01\x01\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x03 \x01(\x08\x12\x0f\n\x07kept_in\x18\x04 \x01(\t\x12\x0e\n\x06rehome\x18\x05 \x01(\x08\x42\x0c\n\n_mechanics\"\x82\x01\n\x17\x43\x61librateMechanicsEvent\x12,\n\x04look\x18\x01 \x01(\x0b\x32\x1c.parfocal.v1.CalibrationLookH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.parfocal.v1.CalibrationResultH\x00\x42\x07\n\x05\x65vent\"K\n\x15\x43\x61librateFocusRequest\x12\x10\n\x08range_um\x18\x01 \x01(\x01\x12\x0f\n\x07step_um\x18\x02 \x01(\x01\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"e\n\tStackLook\x12\r\n\x05index\x18\x01 \x01(\r\x12\x10\n\x08\x65xpected\x18\x02 \x01(\r\x12\x0c\n\x04z_um\x18\x03 \x01(\x01\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03why\x18\x05 \x01(\tB\x08\n\x06_score\")\n\nCurvePoint\x12\x0c\n\x04z_um\x18\x01 \x01(\x01\x12\r\n\x05score\x18\x02 \x01(\x01\"\xf8\x01\n\nFocusCurve\x12\x11\n\tobjective\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x13\n\x0brecorded_at\x18\x04 \x01(\t\x12\'\n\x06points\x18\x05 \x03(\x0b\x32\x17.parfocal.v1.CurvePoint\x12\x10\n\x08width_um\x18\x06 \x01(\x01\x12\x11\n\texplained\x18\x07 \x01(\x01\x12\x0c\n\x04\x62\x61se\x18\x08 \x01(\x01\x12\x0e\n\x06height\x18\t \x01(\x01\x12\x10\n\x08\x61lpha_um\x18\n \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x0b \x01(\x01\x12\x11\n\tcentre_um\x18\x0c \x01(\x01\"\x91\x01\n\x16\x46ocusCalibrationResult\x12+\n\x05\x63urve\x18\x01 \x01(\x0b\x32\x17.parfocal.v1.FocusCurveH\x00\x88\x01\x01\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x03 \x01(\x08\x12\x0f\n\x07kept_in\x18\x04 \x01(\t\x12\x0c\n\x04z_um\x18\x05 \x01(\x01\x42\x08\n\x06_curve\"}\n\x13\x43\x61librateFocusEvent\x12&\n\x04look\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.StackLookH\x00\x12\x35\n\x06result\x18\x02 \x01(\x0b\x32#.parfocal.v1.FocusCalibrationResultH\x00\x42\x07\n\x05\x65vent\"\x11\n\x0f\x44\x65scribeRequest\"\xab\x03\n\rDescribeReply\x12\r\n\x05\x62oard\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fserving_version\x18\x03 \x01(\t\x12*\n\nobjectives\x18\x04 \x03(\x0b\x32\x16.parfocal.v1.Objective\x12#\n\x06\x63\x61mera\x18\x05 \x01(\x0b\x32\x13.parfocal.v1.Camera\x12\x1f\n\x04\x61xis\x18\x06 \x01(\x0b\x32\x11.parfocal.v1.Axis\x12\x12\n\nstrategies\x18\x07 \x03(\t\x12\x0f\n\x07runtime\x18\x08 \x01(\t\x12\x12\n\x05model\x18\t \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cis_simulated\x18\n \x01(\x08\x12+\n\x05world\x18\x0b \x01(\x0b\x32\x17.google.protobuf.StructH\x01\x88\x01\x01\x12\x10\n\x08\x63ontrast\x18\x0c \x01(\t\x12\x11\n\twhy_model\x18\r \x01(\t\x12\x14\n\x0cruntime_note\x18\x0e \x01(\t\x12\x14\n\x07trouble\x18\x0f \x01(\tH\x02\x88\x01\x01\x42\x08\n\x06_modelB\x08\n\x06_worldB\n\n\x08_trouble\" \n\x0e\x43\x61ptureRequest\x12\x0e\n\x06max_px\x18\x01 \x01(\r\"\x92\x01\n\x0c\x43\x61ptureReply\x12\x11\n\timage_png\x18\x01 \x01(\x0c\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\x15\n\rcaptured_at_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x65xposure_ms\x18\x04 \x01(\x01\x12\x10\n\x08width_px\x18\x05 \x01(\r\x12\x11\n\theight_px\x18\x06 \x01(\r\x12\x10\n\x08\x63hannels\x18\x07 \x01(\r\"\x14\n\x12GetPositionRequest\"}\n\x10GetPositionReply\x12\x0c\n\x04z_um\x18\x01 \x01(\x01\x12%\n\x05trust\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\x12\x0e\n\x06moving\x18\x03 \x01(\x08\x12\x16\n\tbusy_with\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_busy_with\"9\n\x0bMoveRequest\x12\x0f\n\x05to_um\x18\x01 \x01(\x01H\x00\x12\x0f\n\x05\x62y_um\x18\x02 \x01(\x01H\x00\x42\x08\n\x06target\";\n\tMoveReply\x12\x11\n\tfrom_z_um\x18\x01 \x01(\x01\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\r\n\x05moves\x18\x03 \x01(\r\"\r\n\x0bHomeRequest\"@\n\tHomeReply\x12\x0c\n\x04z_um\x18\x01 \x01(\x01\x12%\n\x05trust\x18\x02 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\"\x10\n\x0eSetZeroRequest\"V\n\x0cSetZeroReply\x12\x11\n\tfrom_z_um\x18\x01 \x01(\x01\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12%\n\x05trust\x18\x03 \x01(\x0e\x32\x16.parfocal.v1.AxisTrust\"&\n\x16SelectObjectiveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x80\x01\n\x14SelectObjectiveReply\x12)\n\tobjective\x18\x01 \x01(\x0b\x32\x16.parfocal.v1.Objective\x12\x0c\n\x04z_um\x18\x02 \x01(\x01\x12\x12\n\x05model\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\twhy_model\x18\x04 \x01(\tB\x08\n\x06_model*\x81\x01\n\tAxisTrust\x12\x1a\n\x16\x41XIS_TRUST_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41XIS_TRUST_UNKNOWN\x10\x01\x12\x14\n\x10\x41XIS_TRUST_HOMED\x10\x02\x12\x15\n\x11\x41XIS_TRUST_ZEROED\x10\x03\x12\x13\n\x0f\x41XIS_TRUST_LOST\x10\x04\x32\xf7\x05\n\x11MicroscopeService\x12\x44\n\x08\x44\x65scribe\x12\x1c.parfocal.v1.DescribeRequest\x1a\x1a.parfocal.v1.DescribeReply\x12\x41\n\x07\x43\x61pture\x12\x1b.parfocal.v1.CaptureRequest\x1a\x19.parfocal.v1.CaptureReply\x12M\n\x0bGetPosition\x12\x1f.parfocal.v1.GetPositionRequest\x1a\x1d.parfocal.v1.GetPositionReply\x12\x38\n\x04Move\x12\x18.parfocal.v1.MoveRequest\x1a\x16.parfocal.v1.MoveReply\x12\x38\n\x04Home\x12\x18.parfocal.v1.HomeRequest\x1a\x16.parfocal.v1.HomeReply\x12\x41\n\x07SetZero\x12\x1b.parfocal.v1.SetZeroRequest\x1a\x19.parfocal.v1.SetZeroReply\x12\x64\n\x12\x43\x61librateMechanics\x12&.parfocal.v1.CalibrateMechanicsRequest\x1a$.parfocal.v1.CalibrateMechanicsEvent0\x01\x12X\n\x0e\x43\x61librateFocus\x12\".parfocal.v1.CalibrateFocusRequest\x1a .parfocal.v1.CalibrateFocusEvent0\x01\x12Y\n\x0fSelectObjective\x12#.parfocal.v1.SelectObjectiveRequest\x1a!.parfocal.v1.SelectObjectiveReply\x12\x38\n\x04Stop\x12\x18.parfocal.v1.StopRequest\x1a\x16.parfocal.v1.StopReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.microscope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AXISTRUST']._serialized_start=2596
-  _globals['_AXISTRUST']._serialized_end=2725
+  _globals['_AXISTRUST']._serialized_start=3345
+  _globals['_AXISTRUST']._serialized_end=3474
   _globals['_OBJECTIVE']._serialized_start=101
   _globals['_OBJECTIVE']._serialized_end=293
   _globals['_CAMERA']._serialized_start=295
@@ -51,34 +51,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALIBRATIONRESULT']._serialized_end=1201
   _globals['_CALIBRATEMECHANICSEVENT']._serialized_start=1204
   _globals['_CALIBRATEMECHANICSEVENT']._serialized_end=1334
-  _globals['_DESCRIBEREQUEST']._serialized_start=1336
-  _globals['_DESCRIBEREQUEST']._serialized_end=1353
-  _globals['_DESCRIBEREPLY']._serialized_start=1356
-  _globals['_DESCRIBEREPLY']._serialized_end=1783
-  _globals['_CAPTUREREQUEST']._serialized_start=1785
-  _globals['_CAPTUREREQUEST']._serialized_end=1817
-  _globals['_CAPTUREREPLY']._serialized_start=1820
-  _globals['_CAPTUREREPLY']._serialized_end=1966
-  _globals['_GETPOSITIONREQUEST']._serialized_start=1968
-  _globals['_GETPOSITIONREQUEST']._serialized_end=1988
-  _globals['_GETPOSITIONREPLY']._serialized_start=1990
-  _globals['_GETPOSITIONREPLY']._serialized_end=2115
-  _globals['_MOVEREQUEST']._serialized_start=2117
-  _globals['_MOVEREQUEST']._serialized_end=2174
-  _globals['_MOVEREPLY']._serialized_start=2176
-  _globals['_MOVEREPLY']._serialized_end=2235
-  _globals['_HOMEREQUEST']._serialized_start=2237
-  _globals['_HOMEREQUEST']._serialized_end=2250
-  _globals['_HOMEREPLY']._serialized_start=2252
-  _globals['_HOMEREPLY']._serialized_end=2316
-  _globals['_SETZEROREQUEST']._serialized_start=2318
-  _globals['_SETZEROREQUEST']._serialized_end=2334
-  _globals['_SETZEROREPLY']._serialized_start=2336
-  _globals['_SETZEROREPLY']._serialized_end=2422
-  _globals['_SELECTOBJECTIVEREQUEST']._serialized_start=2424
-  _globals['_SELECTOBJECTIVEREQUEST']._serialized_end=2462
-  _globals['_SELECTOBJECTIVEREPLY']._serialized_start=2465
-  _globals['_SELECTOBJECTIVEREPLY']._serialized_end=2593
-  _globals['_MICROSCOPESERVICE']._serialized_start=2728
-  _globals['_MICROSCOPESERVICE']._serialized_end=3397
+  _globals['_CALIBRATEFOCUSREQUEST']._serialized_start=1336
+  _globals['_CALIBRATEFOCUSREQUEST']._serialized_end=1411
+  _globals['_STACKLOOK']._serialized_start=1413
+  _globals['_STACKLOOK']._serialized_end=1514
+  _globals['_CURVEPOINT']._serialized_start=1516
+  _globals['_CURVEPOINT']._serialized_end=1557
+  _globals['_FOCUSCURVE']._serialized_start=1560
+  _globals['_FOCUSCURVE']._serialized_end=1808
+  _globals['_FOCUSCALIBRATIONRESULT']._serialized_start=1811
+  _globals['_FOCUSCALIBRATIONRESULT']._serialized_end=1956
+  _globals['_CALIBRATEFOCUSEVENT']._serialized_start=1958
+  _globals['_CALIBRATEFOCUSEVENT']._serialized_end=2083
+  _globals['_DESCRIBEREQUEST']._serialized_start=2085
+  _globals['_DESCRIBEREQUEST']._serialized_end=2102
+  _globals['_DESCRIBEREPLY']._serialized_start=2105
+  _globals['_DESCRIBEREPLY']._serialized_end=2532
+  _globals['_CAPTUREREQUEST']._serialized_start=2534
+  _globals['_CAPTUREREQUEST']._serialized_end=2566
+  _globals['_CAPTUREREPLY']._serialized_start=2569
+  _globals['_CAPTUREREPLY']._serialized_end=2715
+  _globals['_GETPOSITIONREQUEST']._serialized_start=2717
+  _globals['_GETPOSITIONREQUEST']._serialized_end=2737
+  _globals['_GETPOSITIONREPLY']._serialized_start=2739
+  _globals['_GETPOSITIONREPLY']._serialized_end=2864
+  _globals['_MOVEREQUEST']._serialized_start=2866
+  _globals['_MOVEREQUEST']._serialized_end=2923
+  _globals['_MOVEREPLY']._serialized_start=2925
+  _globals['_MOVEREPLY']._serialized_end=2984
+  _globals['_HOMEREQUEST']._serialized_start=2986
+  _globals['_HOMEREQUEST']._serialized_end=2999
+  _globals['_HOMEREPLY']._serialized_start=3001
+  _globals['_HOMEREPLY']._serialized_end=3065
+  _globals['_SETZEROREQUEST']._serialized_start=3067
+  _globals['_SETZEROREQUEST']._serialized_end=3083
+  _globals['_SETZEROREPLY']._serialized_start=3085
+  _globals['_SETZEROREPLY']._serialized_end=3171
+  _globals['_SELECTOBJECTIVEREQUEST']._serialized_start=3173
+  _globals['_SELECTOBJECTIVEREQUEST']._serialized_end=3211
+  _globals['_SELECTOBJECTIVEREPLY']._serialized_start=3214
+  _globals['_SELECTOBJECTIVEREPLY']._serialized_end=3342
+  _globals['_MICROSCOPESERVICE']._serialized_start=3477
+  _globals['_MICROSCOPESERVICE']._serialized_end=4236
 # @@protoc_insertion_point(module_scope)

@@ -398,6 +398,246 @@ class CalibrateMechanicsEvent(_message.Message):
 Global___CalibrateMechanicsEvent: _TypeAlias = CalibrateMechanicsEvent  # noqa: Y015
 
 @_typing.final
+class CalibrateFocusRequest(_message.Message):
+    """Asks to record the focus curve of the objective in place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_UM_FIELD_NUMBER: _builtins.int
+    STEP_UM_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    range_um: _builtins.float
+    """How far the stack goes to both sides of focus, in micrometres. 0: eight depths of field."""
+    step_um: _builtins.float
+    """How far its slices lie apart, in micrometres. 0: half a depth of field."""
+    dry_run: _builtins.bool
+    """Only say the result: neither go by it nor keep it."""
+    def __init__(
+        self,
+        *,
+        range_um: _builtins.float = ...,
+        step_um: _builtins.float = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "range_um", b"range_um", "step_um", b"step_um"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrateFocusRequest: _TypeAlias = CalibrateFocusRequest  # noqa: Y015
+
+@_typing.final
+class StackLook(_message.Message):
+    """One look of a stack."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    Z_UM_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Number of the look, 0 for the first."""
+    expected: _builtins.int
+    """Looks that the calibration takes, as far as is known."""
+    z_um: _builtins.float
+    """Objective position at mid-exposure, in micrometres."""
+    score: _builtins.float
+    """Median blur score of the frame, no unit. Absent when the model could not read it."""
+    why: _builtins.str
+    """What the look is for, in a few words."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        expected: _builtins.int = ...,
+        z_um: _builtins.float = ...,
+        score: _builtins.float | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "expected", b"expected", "index", b"index", "score", b"score", "why", b"why", "z_um", b"z_um"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___StackLook: _TypeAlias = StackLook  # noqa: Y015
+
+@_typing.final
+class CurvePoint(_message.Message):
+    """One point of a focus curve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    Z_UM_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    z_um: _builtins.float
+    """Distance from focus, in micrometres; positive: the objective is too far."""
+    score: _builtins.float
+    """Median blur score there, no unit."""
+    def __init__(
+        self,
+        *,
+        z_um: _builtins.float = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "z_um", b"z_um"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurvePoint: _TypeAlias = CurvePoint  # noqa: Y015
+
+@_typing.final
+class FocusCurve(_message.Message):
+    """How a model's blur score rises on both sides of focus under one objective. Its fit is
+    base + height (1 - (1 + ((z - centre) / alpha)^2)^-beta), a Moffat function.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_SHA256_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    WIDTH_UM_FIELD_NUMBER: _builtins.int
+    EXPLAINED_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    ALPHA_UM_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    CENTRE_UM_FIELD_NUMBER: _builtins.int
+    objective: _builtins.str
+    """The objective that it is of."""
+    model: _builtins.str
+    """The model that gave the scores: name@version."""
+    model_sha256: _builtins.str
+    """SHA-256 of that model's bundle."""
+    recorded_at: _builtins.str
+    """When, in ISO 8601."""
+    width_um: _builtins.float
+    """Full width at half maximum of the fitted dip, in micrometres."""
+    explained: _builtins.float
+    """Share of the points' variance that the fit explains: 0 to 1."""
+    base: _builtins.float
+    """The fit's lowest value, no unit."""
+    height: _builtins.float
+    """How far the fit rises, no unit."""
+    alpha_um: _builtins.float
+    """The fit's scale, in micrometres."""
+    beta: _builtins.float
+    """The fit's power, no unit."""
+    centre_um: _builtins.float
+    """The fit's own centre, in micrometres from focus: not zero where the two sides are not alike."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]:
+        """The recorded points, rising; focus is at zero."""
+
+    def __init__(
+        self,
+        *,
+        objective: _builtins.str = ...,
+        model: _builtins.str = ...,
+        model_sha256: _builtins.str = ...,
+        recorded_at: _builtins.str = ...,
+        points: _abc.Iterable[Global___CurvePoint] | None = ...,
+        width_um: _builtins.float = ...,
+        explained: _builtins.float = ...,
+        base: _builtins.float = ...,
+        height: _builtins.float = ...,
+        alpha_um: _builtins.float = ...,
+        beta: _builtins.float = ...,
+        centre_um: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha_um", b"alpha_um", "base", b"base", "beta", b"beta", "centre_um", b"centre_um", "explained", b"explained", "height", b"height", "model", b"model", "model_sha256", b"model_sha256", "objective", b"objective", "points", b"points", "recorded_at", b"recorded_at", "width_um", b"width_um"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FocusCurve: _TypeAlias = FocusCurve  # noqa: Y015
+
+@_typing.final
+class FocusCalibrationResult(_message.Message):
+    """How a focus calibration ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURVE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    KEPT_IN_FIELD_NUMBER: _builtins.int
+    Z_UM_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """What was found or why nothing was, and what to do, in one sentence."""
+    adopted: _builtins.bool
+    """Whether the board goes by it now."""
+    kept_in: _builtins.str
+    """Where it is kept on the board. Empty when it is not."""
+    z_um: _builtins.float
+    """Objective position now, in micrometres."""
+    @_builtins.property
+    def curve(self) -> Global___FocusCurve:
+        """What was found. Absent when the stack has no curve."""
+
+    def __init__(
+        self,
+        *,
+        curve: Global___FocusCurve | None = ...,
+        sentence: _builtins.str = ...,
+        adopted: _builtins.bool = ...,
+        kept_in: _builtins.str = ...,
+        z_um: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_curve", b"_curve", "curve", b"curve"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_curve", b"_curve", "adopted", b"adopted", "curve", b"curve", "kept_in", b"kept_in", "sentence", b"sentence", "z_um", b"z_um"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__curve: _TypeAlias = _typing.Literal["curve"]  # noqa: Y015
+    _WhichOneofArgType__curve: _TypeAlias = _typing.Literal["_curve", b"_curve"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__curve) -> _WhichOneofReturnType__curve | None: ...
+
+Global___FocusCalibrationResult: _TypeAlias = FocusCalibrationResult  # noqa: Y015
+
+@_typing.final
+class CalibrateFocusEvent(_message.Message):
+    """Progress of a focus calibration, and at last its result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def look(self) -> Global___StackLook:
+        """A look was taken."""
+
+    @_builtins.property
+    def result(self) -> Global___FocusCalibrationResult:
+        """The calibration has ended. Nothing follows."""
+
+    def __init__(
+        self,
+        *,
+        look: Global___StackLook | None = ...,
+        result: Global___FocusCalibrationResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "look", b"look", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "look", b"look", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["look", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___CalibrateFocusEvent: _TypeAlias = CalibrateFocusEvent  # noqa: Y015
+
+@_typing.final
 class DescribeRequest(_message.Message):
     """Asks what the board is."""
 

@@ -71,6 +71,11 @@ class MicroscopeServiceStub:
                 request_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.FromString,
                 _registered_method=True)
+        self.CalibrateFocus = channel.unary_stream(
+                '/parfocal.v1.MicroscopeService/CalibrateFocus',
+                request_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusEvent.FromString,
+                _registered_method=True)
         self.SelectObjective = channel.unary_unary(
                 '/parfocal.v1.MicroscopeService/SelectObjective',
                 request_serializer=parfocal_dot_v1_dot_microscope__pb2.SelectObjectiveRequest.SerializeToString,
@@ -137,6 +142,15 @@ class MicroscopeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CalibrateFocus(self, request, context):
+        """Records a stack of a flat textured specimen around here, and the curve of the sharpness model's blur score over it,
+        which the strategy few_shot goes by under this objective; the last event is the result. The objective ends in focus,
+        or where it began. Cancelling the call stops the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SelectObjective(self, request, context):
         """Says which objective is in the light path.
         """
@@ -188,6 +202,11 @@ def add_MicroscopeServiceServicer_to_server(servicer, server):
                     servicer.CalibrateMechanics,
                     request_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.SerializeToString,
+            ),
+            'CalibrateFocus': grpc.unary_stream_rpc_method_handler(
+                    servicer.CalibrateFocus,
+                    request_deserializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusEvent.SerializeToString,
             ),
             'SelectObjective': grpc.unary_unary_rpc_method_handler(
                     servicer.SelectObjective,
@@ -390,6 +409,33 @@ class MicroscopeService:
             '/parfocal.v1.MicroscopeService/CalibrateMechanics',
             parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsRequest.SerializeToString,
             parfocal_dot_v1_dot_microscope__pb2.CalibrateMechanicsEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CalibrateFocus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/parfocal.v1.MicroscopeService/CalibrateFocus',
+            parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusRequest.SerializeToString,
+            parfocal_dot_v1_dot_microscope__pb2.CalibrateFocusEvent.FromString,
             options,
             channel_credentials,
             insecure,

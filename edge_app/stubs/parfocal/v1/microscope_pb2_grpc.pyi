@@ -50,6 +50,11 @@ class MicroscopeServiceStub:
     """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
     the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
     """
+    CalibrateFocus: _grpc.UnaryStreamMultiCallable[_microscope_pb2.CalibrateFocusRequest, _microscope_pb2.CalibrateFocusEvent]
+    """Records a stack of a flat textured specimen around here, and the curve of the sharpness model's blur score over it,
+    which the strategy few_shot goes by under this objective; the last event is the result. The objective ends in focus,
+    or where it began. Cancelling the call stops the job.
+    """
     SelectObjective: _grpc.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]
     """Says which objective is in the light path."""
     Stop: _grpc.UnaryUnaryMultiCallable[_focus_pb2.StopRequest, _focus_pb2.StopReply]
@@ -75,6 +80,11 @@ class MicroscopeServiceAsyncStub(MicroscopeServiceStub):
     CalibrateMechanics: _aio.UnaryStreamMultiCallable[_microscope_pb2.CalibrateMechanicsRequest, _microscope_pb2.CalibrateMechanicsEvent]  # type: ignore[assignment]
     """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
     the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
+    """
+    CalibrateFocus: _aio.UnaryStreamMultiCallable[_microscope_pb2.CalibrateFocusRequest, _microscope_pb2.CalibrateFocusEvent]  # type: ignore[assignment]
+    """Records a stack of a flat textured specimen around here, and the curve of the sharpness model's blur score over it,
+    which the strategy few_shot goes by under this objective; the last event is the result. The objective ends in focus,
+    or where it began. Cancelling the call stops the job.
     """
     SelectObjective: _aio.UnaryUnaryMultiCallable[_microscope_pb2.SelectObjectiveRequest, _microscope_pb2.SelectObjectiveReply]  # type: ignore[assignment]
     """Says which objective is in the light path."""
@@ -140,6 +150,17 @@ class MicroscopeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_microscope_pb2.CalibrateMechanicsEvent], _abc.AsyncIterator[_microscope_pb2.CalibrateMechanicsEvent]]:
         """Measures which way the motor turns, its backlash and its step, with the model as the ruler; the last event is
         the result. The objective ends where it began, unless it is stopped. Cancelling the call stops the job.
+        """
+
+    @_abc_1.abstractmethod
+    def CalibrateFocus(
+        self,
+        request: _microscope_pb2.CalibrateFocusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_microscope_pb2.CalibrateFocusEvent], _abc.AsyncIterator[_microscope_pb2.CalibrateFocusEvent]]:
+        """Records a stack of a flat textured specimen around here, and the curve of the sharpness model's blur score over it,
+        which the strategy few_shot goes by under this objective; the last event is the result. The objective ends in focus,
+        or where it began. Cancelling the call stops the job.
         """
 
     @_abc_1.abstractmethod

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/models.proto\x12\x0bparfocal.v1\"\xc5\x01\n\x0eOpticsPassport\x12\x1e\n\x16numerical_aperture_low\x18\x01 \x01(\x01\x12\x1f\n\x17numerical_aperture_high\x18\x02 \x01(\x01\x12\x14\n\x0cpixel_low_um\x18\x03 \x01(\x01\x12\x15\n\rpixel_high_um\x18\x04 \x01(\x01\x12\x10\n\x08range_um\x18\x05 \x01(\x01\x12\x11\n\tresponses\x18\x06 \x03(\t\x12\x10\n\x08\x63ontrast\x18\x07 \x01(\t\x12\x0e\n\x06\x63olour\x18\x08 \x01(\x08\"\x9e\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x30\n\x06optics\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.OpticsPassportH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x17\n\x0f\x66its_this_board\x18\t \x01(\x08\x12\x14\n\x07why_not\x18\n \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmanifest_json\x18\x0b \x01(\t\x12\x11\n\tpreferred\x18\x0c \x01(\x08\x42\t\n\x07_opticsB\n\n\x08_why_not\"\r\n\x0bListRequest\"/\n\tListReply\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Model2H\n\x0cModelService\x12\x38\n\x04List\x12\x18.parfocal.v1.ListRequest\x1a\x16.parfocal.v1.ListReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/models.proto\x12\x0bparfocal.v1\"\xd3\x01\n\x0eOpticsPassport\x12\x1e\n\x16numerical_aperture_low\x18\x01 \x01(\x01\x12\x1f\n\x17numerical_aperture_high\x18\x02 \x01(\x01\x12\x14\n\x0cpixel_low_um\x18\x03 \x01(\x01\x12\x15\n\rpixel_high_um\x18\x04 \x01(\x01\x12\x10\n\x08range_um\x18\x05 \x01(\x01\x12\x11\n\tresponses\x18\x06 \x03(\t\x12\x10\n\x08\x63ontrast\x18\x07 \x01(\t\x12\x0e\n\x06\x63olour\x18\x08 \x01(\x08\x12\x0c\n\x04grey\x18\t \x01(\x08\"\x9e\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x30\n\x06optics\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.OpticsPassportH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x17\n\x0f\x66its_this_board\x18\t \x01(\x08\x12\x14\n\x07why_not\x18\n \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmanifest_json\x18\x0b \x01(\t\x12\x11\n\tpreferred\x18\x0c \x01(\x08\x42\t\n\x07_opticsB\n\n\x08_why_not\"\r\n\x0bListRequest\"/\n\tListReply\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Model2H\n\x0cModelService\x12\x38\n\x04List\x12\x18.parfocal.v1.ListRequest\x1a\x16.parfocal.v1.ListReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.models_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPTICSPASSPORT']._serialized_start=42
-  _globals['_OPTICSPASSPORT']._serialized_end=239
-  _globals['_MODEL']._serialized_start=242
-  _globals['_MODEL']._serialized_end=528
-  _globals['_LISTREQUEST']._serialized_start=530
-  _globals['_LISTREQUEST']._serialized_end=543
-  _globals['_LISTREPLY']._serialized_start=545
-  _globals['_LISTREPLY']._serialized_end=592
-  _globals['_MODELSERVICE']._serialized_start=594
-  _globals['_MODELSERVICE']._serialized_end=666
+  _globals['_OPTICSPASSPORT']._serialized_end=253
+  _globals['_MODEL']._serialized_start=256
+  _globals['_MODEL']._serialized_end=542
+  _globals['_LISTREQUEST']._serialized_start=544
+  _globals['_LISTREQUEST']._serialized_end=557
+  _globals['_LISTREPLY']._serialized_start=559
+  _globals['_LISTREPLY']._serialized_end=606
+  _globals['_MODELSERVICE']._serialized_start=608
+  _globals['_MODELSERVICE']._serialized_end=680
 # @@protoc_insertion_point(module_scope)

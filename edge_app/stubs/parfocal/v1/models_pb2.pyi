@@ -32,8 +32,9 @@ class OpticsPassport(_message.Message):
     RESPONSES_FIELD_NUMBER: _builtins.int
     CONTRAST_FIELD_NUMBER: _builtins.int
     COLOUR_FIELD_NUMBER: _builtins.int
+    GREY_FIELD_NUMBER: _builtins.int
     numerical_aperture_low: _builtins.float
-    """Smallest numerical aperture, no unit."""
+    """Smallest numerical aperture, no unit. 0 as the largest: any, even an unknown one; the same for pixels."""
     numerical_aperture_high: _builtins.float
     """Largest numerical aperture, no unit."""
     pixel_low_um: _builtins.float
@@ -41,11 +42,13 @@ class OpticsPassport(_message.Message):
     pixel_high_um: _builtins.float
     """Largest pixel in the specimen, in micrometres."""
     range_um: _builtins.float
-    """Defocus that the model can tell, either side of focus, in micrometres."""
+    """Defocus that the model can tell, either side of focus, in micrometres. 0: it has no range of its own."""
     contrast: _builtins.str
-    """How the specimen must be made visible: brightfield or fluorescence."""
+    """How the specimen must be made visible: brightfield or fluorescence. Empty: either."""
     colour: _builtins.bool
-    """Whether it reads colour frames; otherwise it reads grey ones."""
+    """Whether it reads colour frames."""
+    grey: _builtins.bool
+    """Whether it reads grey frames."""
     @_builtins.property
     def responses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Camera responses that it accepts: linear, raw, tone, unknown."""
@@ -61,10 +64,11 @@ class OpticsPassport(_message.Message):
         responses: _abc.Iterable[_builtins.str] | None = ...,
         contrast: _builtins.str = ...,
         colour: _builtins.bool = ...,
+        grey: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour", b"colour", "contrast", b"contrast", "numerical_aperture_high", b"numerical_aperture_high", "numerical_aperture_low", b"numerical_aperture_low", "pixel_high_um", b"pixel_high_um", "pixel_low_um", b"pixel_low_um", "range_um", b"range_um", "responses", b"responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour", b"colour", "contrast", b"contrast", "grey", b"grey", "numerical_aperture_high", b"numerical_aperture_high", "numerical_aperture_low", b"numerical_aperture_low", "pixel_high_um", b"pixel_high_um", "pixel_low_um", b"pixel_low_um", "range_um", b"range_um", "responses", b"responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
