@@ -27,7 +27,7 @@ TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test nvidia-rig test-gpu test-boards test-package test-mechanics soak check lint types laws bundle bench deb proto proto-check constraints clean
+.PHONY: help setup demo test nvidia-rig test-gpu test-boards test-package test-mechanics velocity few-shot soak check lint types laws bundle bench deb proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,13 @@ test-mechanics: $(TEST_STAMP)  ## calibrate and watch the simulated board with t
 	if [ -n "$$missed" ]; then echo "bounds missed$$missed"; exit 1; fi
 
 MINUTES ?= 20
+velocity: $(TEST_STAMP)  ## steer by speed from both sides of focus, a minute or two; the figure goes to velocity-out
+	$(BIN)/python tests/velocity_trial.py
+
+few-shot: $(TEST_STAMP)  ## calibrate and focus 62 fields by few_shot at 20x and at 10x, half an hour
+	$(BIN)/python tests/few_shot_trial.py 20x
+	$(BIN)/python tests/few_shot_trial.py 10x
+
 soak: $(TEST_STAMP)  ## let clients ask and vanish for 20 minutes, and look for leaks: make soak MINUTES=4
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from edge_app.errors import StateUnusable
 from edge_app.mechanics import Mechanics
+from edge_app.whole import write_whole
 from firmware.microscope import axis_identity
 from firmware.profile import AxisProfile, BoardProfile
 from firmware.table import Table, explain
@@ -75,17 +75,7 @@ def store(record: Measured, profile: BoardProfile, folder: Path) -> Path:
     """
     path = _path(profile, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_whole(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from error
     return path

@@ -161,6 +161,9 @@ def look_line(look: focus_pb2.Look) -> str:
     seen = estimate_line(look.estimate) if look.HasField("estimate") else f"sharpness {look.sharpness:.3g}"
     if look.HasField("quality"):
         seen = quality_line(look.quality)
+    if look.HasField("scores"):
+        score = look.scores
+        seen = f"blur score {score.score:.3f}" if score.HasField("score") else score.sentence
     return f"look {look.index} at {look.z_um:+.2f} um: {seen}; {look.decision}"
 
 

@@ -293,12 +293,9 @@ def trials(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Measure what a system does on its own ground: errors by number of images, curves of many specimens."""
-    from model_export.trials import Amount, asked_for, run, show
+    from model_export.trials import Amount, run_all, show
 
-    results = {}
-    for each in asked_for(name, experiment):
-        with _Bar(each) as update:
-            results[each] = run(each, bundle or name, objective or [], Amount(specimens, starts), out, update)
+    results = run_all(name, experiment, bundle or name, objective or [], Amount(specimens, starts), out, _Bar)
     print(json.dumps(results)) if as_json else show(results, Console())  # noqa: T201
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ def asked_for(name: str, experiment: str) -> tuple[str, ...]:
         told = f"{', '.join(TRIALS)}; its experiments: {', '.join(EXPERIMENTS)}"
         raise BadRecipe(f"there are no trials {f'{name} {experiment}'.strip()!r}; there are: {told}")
     return (experiment,) if experiment else EXPERIMENTS
+
+
+def run_all(
+    name: str,
+    experiment: str,
+    bundle: str,
+    named: list[str],
+    amount: Amount,
+    out: Path,
+    bar: Callable[[str], AbstractContextManager[Callable[..., None]]],
+) -> dict[str, Any]:
+    """The experiments that were asked for, by name, each under a progress bar of its own; otherwise as `run`."""
+    results = {}
+    for each in asked_for(name, experiment):
+        with bar(each) as update:
+            results[each] = run(each, bundle, named, amount, out, update)
+    return results
 
 
 def run(experiment: str, bundle: str, named: list[str], amount: Amount, out: Path, update: Progress) -> Any:

@@ -77,9 +77,10 @@ def test_linear_votes_divide_by_probability() -> None:
 
 
 def test_a_certain_patch_outvotes_many_that_hesitate() -> None:
-    hesitant = [0.0, 0.0, 0.0, 0.6, 0.4, 0.0, 0.0]
-    rows = np.array([hesitant, hesitant, hesitant, certain_of(0, 1.0)], np.float32)
+    hesitant = [0.11, 0.11, 0.11, 0.30, 0.15, 0.11, 0.11]
+    rows = np.array([*[hesitant] * 8, certain_of(0, 1.0)], np.float32)
     assert INDICES[int(hard(rows).argmax())] == 1
+    assert INDICES[int(linear(rows).argmax())] == 1
     assert INDICES[int(certainty_based(rows).argmax())] == 0
 
 
