@@ -38,9 +38,11 @@ setup: $(SETUP_STAMP)  ## make .venv and install parfocal into it (no torch)
 demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-out
 	$(BIN)/parfocal demo --runs 30 --seed 7 --out demo-out
 
-# Small matrices on two threads wait for each other on a busy machine.
+# Small matrices on two threads wait for each other on a busy machine. The tests that start and end whole services get a
+# process of their own: after torch, GStreamer and OpenVINO in one process they ended in a segmentation fault now and then.
 test: $(TEST_STAMP) nvidia-rig  ## run the tests (installs torch for model_export)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 $(PYTESTARGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 --ignore tests/test_lifetime.py $(PYTESTARGS)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_lifetime.py $(PYTESTARGS)
 
 # Where NVIDIA's bindings cannot be prepared, the tests of names say why and are skipped.
 nvidia-rig: $(TEST_STAMP)

@@ -117,7 +117,7 @@ def measure(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Take one look and say how far out of focus it is. Moves nothing."""
+    """Take one look and say how far out of focus it is. Moves nothing; exit 0 whatever the verdict."""
     from edge_app import verbs
 
     if quality and picture is not None:
@@ -262,11 +262,17 @@ def replay(
 ) -> None:
     """Focus a recorded z-stack, once from every slice; few_shot needs to be told where its focus curve comes from."""
     from edge_app import replay as replays
+    from edge_app.controller import task_of
     from edge_app.replay_curve import CurveWish
 
     if curve_on is not None and (curve_here or hold_out):
         raise typer.BadParameter("--calibrate-on takes the curve from another stack; leave the other option out.")
     wish = CurveWish(curve_on, hold_out) if curve_on or curve_here or hold_out else None
+    if (wish is not None) is not (task_of(strategy) == "sharpness"):
+        raise typer.BadParameter(
+            "few_shot alone goes by a focus curve: give --calibrate-on OTHER.tif, --calibrate-here or "
+            "--hold-out with it, and none of them with others."
+        )
     with console.progress() as progress:
         result = replays.replay(stack, strategy, _numbers(z_um), z_step_um, bundle, wish, progress)
     console.show(result, as_json, lambda out: replays.print_table(result, out))

@@ -40,9 +40,12 @@ def calibrate_mechanics(
 def calibrate_focus(
     at: At = "",
     board: Board = None,
-    objective: Annotated[str, typer.Option(help="The objective in place; the board's first by default.")] = "",
-    range_um: Annotated[float, typer.Option(min=0, help="Both ways from focus; 8 depths of field by default.")] = 0,
-    step_um: Annotated[float, typer.Option(min=0, help="Between slices; half a depth of field by default.")] = 0,
+    objective: Annotated[
+        str,
+        typer.Option(help="The objective in place, which a server keeps; by default the selected one."),
+    ] = "",
+    range_um: Annotated[float | None, typer.Option(help="Both ways; 12 depths of field by default.")] = None,
+    step_um: Annotated[float | None, typer.Option(help="Between slices; half a depth of field by default.")] = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw the curve here.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the result, neither go by it nor keep it.")] = False,
     bundle: Bundle = None,
@@ -55,11 +58,13 @@ def calibrate_focus(
     from edge_app import verbs
 
     verbs.check_picture(picture)
+    if any(value is not None and not value > 0 for value in (range_um, step_um)):
+        raise typer.BadParameter("--range-um and --step-um are above 0.")
     with (
         connected(at, config, board=board, bundle=bundle, seed=seed, state=text_of(state)) as client,
         console.progress() as progress,
     ):
-        result = verbs.calibrate_focus(client, objective, (range_um, step_um), dry_run, progress)
-    verbs.draw_curve(result, picture)
+        result = verbs.calibrate_focus(client, objective, (range_um or 0.0, step_um or 0.0), dry_run, progress)
     console.show(verbs.fields(result), as_json, lambda out: out.print(verbs.curve_lines(result)))
+    verbs.draw_curve(result, picture)
     raise typer.Exit(0 if result.HasField("curve") else 1)

@@ -34,6 +34,8 @@ _BOTTOM = 0.15
 _STEPS = 4
 _END = 4
 _TINY = 1e-9
+_FAR = 0.5
+"""Where a score counts half, as a share of the curve's highest."""
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,16 @@ def match(
 
 
 def _squared(table: Doubles, scores: Doubles, known: Doubles) -> tuple[Doubles, Doubles]:
-    """Cost and agreement (S, N) of candidates (S, K) for scores (K, N), with their gain and offset as calibrated."""
-    cost = (table**2) @ known - 2 * table @ scores + (scores**2 * known).sum(axis=0)
-    counts = np.maximum(known.sum(axis=0), 1.0)
-    spread = (scores**2 * known).sum(axis=0) - (scores * known).sum(axis=0) ** 2 / counts
+    """Cost and agreement (S, N) of candidates (S, K) for scores (K, N), with their gain and offset as calibrated.
+
+    Where score and candidate are both high they count less: far from focus specimens differ most.
+    """
+    far = _FAR * max(float(table.max()), _TINY)
+    low = np.minimum(table[:, :, None], scores[None])
+    cost = np.einsum("skn,skn->sn", known / (1 + (low / far) ** 4), (table[:, :, None] - scores) ** 2)
+    weights = known / (1 + (scores / far) ** 4)
+    total = np.maximum(weights.sum(axis=0), _TINY)
+    spread = (scores**2 * weights).sum(axis=0) - (scores * weights).sum(axis=0) ** 2 / total
     return cost, 1 - cost / np.maximum(spread, _TINY)
 
 

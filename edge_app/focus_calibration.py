@@ -153,7 +153,7 @@ def _stated(controller: Controller, wish: Wish) -> tuple[float, float]:
     slices = 2 * range_um / step_um + 1 if step_um > 0 else math.inf
     if range_um < 0 or not FEWEST <= slices <= MOST:
         raise BadRequest(
-            f"a stack of +-{range_um:g} um in steps of {step_um:g} um cannot be recorded; choose them for "
+            f"a stack of +-{range_um:.3g} um in steps of {step_um:.3g} um cannot be recorded; choose them for "
             f"{FEWEST} to {MOST} slices"
         )
     return range_um, step_um

@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
+from edge_app import bundle as bundles
 from edge_app import curve_picture, pictures, wire_answers, wire_curves
 from edge_app.client import Client
 from edge_app.config import Settings, read_settings
@@ -20,6 +21,7 @@ from edge_app.console import Progress
 from edge_app.controller import STRATEGIES, task_of
 from edge_app.errors import BadRequest, RemoteError
 from edge_app.opening import NO_MODEL, assemble
+from edge_app.selection import FACTORY
 from edge_app.server import serving
 from edge_app.stubs.parfocal.v1 import focus_pb2, microscope_pb2, models_pb2
 from firmware import plugins
@@ -37,6 +39,7 @@ def local(config: Path | None, strategy: str, **flags: str | int | None) -> Iter
     A strategy that asks no model opens none. Raises as `read_settings` and `assemble`.
     """
     settings = read_settings(config, **flags)
+    _note_other_task(settings.bundle, strategy)
     if flags.get("board") is None and settings.board == Settings.model_fields["board"].default:
         sys.stderr.write("note: this is the simulated microscope; name yours with --board, or a server with --at\n")
     if strategy in plugins.names(STRATEGIES) and not task_of(strategy):
@@ -48,6 +51,20 @@ def local(config: Path | None, strategy: str, **flags: str | int | None) -> Iter
         Client(address, timeout_s=None) as client,
     ):
         yield client
+
+
+def _note_other_task(bundle: str, strategy: str) -> None:
+    """Say it if a bundle was named that the strategy does not ask: its model then comes from the factory.
+
+    Raises:
+        BundleError: There is no such bundle, or it is damaged.
+    """
+    asked = task_of(strategy)
+    if not asked or bundle in (NO_MODEL, FACTORY):
+        return
+    task = bundles.read(bundles.find(bundle)).manifest.task
+    if task != asked:
+        sys.stderr.write(f"note: {bundle} is for {task}; {strategy} asks for {asked}, which the factory answers\n")
 
 
 def focus(client: Client, strategy: str, say: Say) -> tuple[list[dict[str, Any]], focus_pb2.Outcome]:
@@ -164,7 +181,8 @@ def look_line(look: focus_pb2.Look) -> str:
     if look.HasField("scores"):
         score = look.scores
         seen = f"blur score {score.score:.3f}" if score.HasField("score") else score.sentence
-    return f"look {look.index} at {look.z_um:+.2f} um: {seen}; {look.decision}"
+    decision = "" if seen.endswith(look.decision) else f"; {look.decision}"
+    return f"look {look.index} at {look.z_um:+.2f} um: {seen}{decision}"
 
 
 def estimate_line(estimate: focus_pb2.Estimate) -> str:
@@ -276,10 +294,12 @@ def check_picture(path: Path | None) -> None:
     """Refuse a name that no picture can be written under, before somebody records for it.
 
     Raises:
-        BadRequest: It has another ending.
+        BadRequest: It has another ending, or lies in a folder that is not there.
     """
     if path is not None and path.suffix.lower() not in {".png", ".pdf", ".svg"}:
         raise BadRequest(f"cannot draw into {path}; give a name that ends in .png, .pdf or .svg")
+    if path is not None and not path.parent.is_dir():
+        raise BadRequest(f"cannot draw into {path}, for its folder is not there; make it, or give another name")
 
 
 def _words(name: str, prefix: str) -> str:

@@ -260,11 +260,13 @@ def test_sigma_is_made_otherwise_behind_an_objective_that_was_measured(path: Pat
 def test_every_factory_bundle_is_whole_and_small(shipped: Path) -> None:
     bundle = read(shipped)
     assert bundle.manifest.parameters * 4 <= 480 * 1024
-    assert len(bundle.onnx) <= 600 * 1024
+    assert len(bundle.onnx) <= (600 if bundle.manifest.task != "quality" else 2000) * 1024
     assert bundle.manifest.training.commit
     recipe = load_recipe(bundle.manifest.training.recipe)
     assert bundle.manifest.training.recipe_sha256 == recipe.sha256
-    assert all(bundle.manifest.metrics[name]["frame"]["mae_um"] > 0 for name in recipe.sets)
+    assert set(recipe.sets) <= set(bundle.manifest.metrics)
+    if bundle.manifest.task == "defocus":
+        assert all(bundle.manifest.metrics[name]["frame"]["mae_um"] > 0 for name in recipe.sets)
 
 
 def test_every_bundle_that_ships_has_its_recipe_and_its_card() -> None:

@@ -268,7 +268,9 @@ def test_numbers_that_json_does_not_have_become_null(terminal: Terminal, stubbed
 
 def test_the_list_of_models_marks_the_one_that_the_board_would_choose(terminal: Terminal, address: str) -> None:
     _, out, _ = terminal("models", "--at", address)
-    assert [line.count("fits this board, and is its choice") for line in out.splitlines()].count(1) == 1
+    blocks = [block.splitlines() for block in out.strip().split("@")[1:]]
+    tasks = [block[1].split(",")[0].strip() for block in blocks if "fits this board, and is its choice" in block[3]]
+    assert sorted(tasks) == ["defocus", "quality", "sharpness"]
     assert "linear brightfield in colour" in out
 
 

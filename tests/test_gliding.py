@@ -448,6 +448,8 @@ def test_a_travel_is_charged_for_a_train_that_was_cut_short() -> None:
         start_um, travel = axis.z_um, Travel(-100.0, 100.0, 200.0)
         with halfway(stage, 400) as go_on:
             axis.glide(0.0, 100.0, travel)
+            while stage.pulses < stage.halt_at:
+                threading.Event().wait(0.005)
             threading.Timer(0.02, go_on.set).start()
             axis.rest()
         assert travel.path_um == pytest.approx(200.0 - (start_um - axis.z_um))

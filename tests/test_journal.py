@@ -155,4 +155,4 @@ def test_another_objective_has_its_model_chosen(lines: Lines, bench: Bench) -> N
     renamed = model.bundle.manifest.model_copy(update={"name": "other"})
     other = replace(model, bundle=replace(model.bundle, manifest=renamed), why="it fits better")
     bench.appliance.run("objective", lambda c: c.models.put(other)).result.result(WAIT_S)
-    assert lines()[-1] == f"info model chosen model={other.label} why=\"it fits better\" runtime=oracle objective=20x"
+    assert lines()[-1] == f'info model chosen model={other.label} why="it fits better" runtime=oracle objective=20x'

@@ -168,6 +168,8 @@ def test_every_task_answers_for_named_outputs(plugin: str) -> None:
     assert callable(module.answer)
     assert module.OUTPUTS
     assert all(name.isidentifier() for name in module.OUTPUTS)
+    assert callable(module.refuse)
+    assert callable(module.lacks)
 
 
 @each("edge_app.strategies")

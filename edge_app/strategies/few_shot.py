@@ -1,10 +1,10 @@
 """A few looks around the start, matched to the calibrated curve of the blur score: one move, one check.
 
 After A. Shajkofci and M. Liebling, "DeepFocus: a few-shot microscope slide auto-focus using a sample invariant
-CNN-based sharpness function", ISBI 2020 (arXiv 2001.00667): three looks at the start and two widths of the curve to
-both sides; as soon as they bend upwards with the vertex inside the bracket, each region's focus is where its scores
-match the curve, and the objective goes to the middle of them; until then the bracket moves or narrows by the golden
-section.
+CNN-based sharpness function", ISBI 2020 (arXiv 2001.00667): three looks, at the start and on both sides (by one width
+of the curve; the paper has two); as soon as they bend upwards with the vertex inside the bracket, each region's focus
+is where its scores match the curve, and the objective goes to the middle of them; until then the bracket moves or
+narrows by the golden section.
 """
 
 from __future__ import annotations
