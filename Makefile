@@ -41,8 +41,9 @@ demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-ou
 # Small matrices on two threads wait for each other on a busy machine. The tests that start and end whole services get a
 # process of their own: after torch, GStreamer and OpenVINO in one process they ended in a segmentation fault now and then.
 test: $(TEST_STAMP) nvidia-rig  ## run the tests (installs torch for model_export)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 --ignore tests/test_lifetime.py $(PYTESTARGS)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_lifetime.py $(PYTESTARGS)
+	@ended=0; export OPENBLAS_NUM_THREADS=1; \
+	$(BIN)/python -m pytest --durations=15 --ignore tests/test_lifetime.py $(PYTESTARGS) || ended=1; \
+	$(BIN)/python -m pytest tests/test_lifetime.py $(PYTESTARGS) || ended=1; exit $$ended
 
 # Where NVIDIA's bindings cannot be prepared, the tests of names say why and are skipped.
 nvidia-rig: $(TEST_STAMP)

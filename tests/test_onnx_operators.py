@@ -30,7 +30,8 @@ def test_a_bundle_that_ships_keeps_to_what_tensorrt_documents(path: Path) -> Non
 @pytest.mark.parametrize("path", bundle.factory_bundles(), ids=lambda path: path.stem)
 def test_a_bundle_that_ships_takes_bytes_of_any_number_of_patches(path: Path) -> None:
     shipped = bundle.read(path)
-    (counts,) = onnx.load_from_string(shipped.onnx).graph.input
+    counts, *also = onnx.load_from_string(shipped.onnx).graph.input
+    assert [each.name for each in also] == [each.name for each in shipped.manifest.input.also]
     side = shipped.manifest.input.patch_px
     dims = counts.type.tensor_type.shape.dim
     assert counts.name == shipped.manifest.input.name

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_app import runtime as runtimes
-from edge_app.bundle import factory_bundles, read
+from edge_app.bundle import factory_bundles, find, read
 from edge_app.errors import RuntimeFailed
 from edge_app.model import open_model
 from firmware import plugins
@@ -26,17 +26,19 @@ def test_at_least_two_runtimes_are_here() -> None:
 def test_a_patch_gets_the_same_answer_alone_and_in_company(path: Path, name: str) -> None:
     bundle = read(path)
     engine = runtimes.open_runtime(bundle, name)
-    counts = np.concatenate([bundle.golden_in] * 4)[:19]
-    together = engine.infer(counts)
-    alone = engine.infer(counts[7:8])
+    rows = np.arange(19) % len(bundle.golden_in)
+    counts = bundle.golden_in[rows]
+    also = {name: values[rows] for name, values in bundle.golden_also.items()}
+    together = engine.infer(counts, also)
+    alone = engine.infer(counts[7:8], {name: values[7:8] for name, values in also.items()})
     for output in bundle.manifest.outputs:
-        assert together[output].shape == (19,)
+        assert together[output].shape == (19, *bundle.golden_out[output].shape[1:])
         assert alone[output][0] == pytest.approx(together[output][7], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", USABLE)
 def test_a_bundle_with_other_golden_answers_does_not_serve(name: str) -> None:
-    bundle = read(factory_bundles()[0])
+    bundle = read(find("ldse_net_20x"))
     wrong = {key: value + 1.0 for key, value in bundle.golden_out.items()}
     with pytest.raises(RuntimeFailed, match="golden"):
         runtimes.open_runtime(dataclasses.replace(bundle, golden_out=wrong), name)
@@ -44,25 +46,25 @@ def test_a_bundle_with_other_golden_answers_does_not_serve(name: str) -> None:
 
 @pytest.mark.parametrize("name", USABLE)
 def test_a_graph_that_is_none_is_one_clear_error(name: str) -> None:
-    bundle = dataclasses.replace(read(factory_bundles()[0]), onnx=b"nonsense")
+    bundle = dataclasses.replace(read(find("ldse_net_20x")), onnx=b"nonsense")
     with pytest.raises(RuntimeFailed, match="refused"):
         runtimes.open_runtime(bundle, name)
 
 
 def test_an_unknown_runtime_names_the_known_ones() -> None:
     with pytest.raises(RuntimeFailed, match="onnxruntime"):
-        runtimes.open_runtime(read(factory_bundles()[0]), "abacus")
+        runtimes.open_runtime(read(find("ldse_net_20x")), "abacus")
 
 
 def test_openvino_is_imported_without_its_telemetry() -> None:
-    runtimes.open_runtime(read(factory_bundles()[0]), "openvino")
+    runtimes.open_runtime(read(find("ldse_net_20x")), "openvino")
     assert sys.modules["openvino_telemetry"] is None
 
 
 def test_a_model_that_the_fastest_runtime_answers_wrongly_is_served_by_the_next(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle = read(factory_bundles()[0])
+    bundle = read(find("ldse_net_20x"))
     module = plugins.load(runtimes.PACKAGE, "openvino")
     right = module.OpenVino.infer
     off = {"defocus_um": np.float32(1.8)}
@@ -93,7 +95,7 @@ class Failing:
     ],
 )
 def test_a_runtime_that_fails_is_told_with_one_cure(error: Exception, told: str) -> None:
-    path = factory_bundles()[0]
+    path = find("ldse_net_20x")
     model = dataclasses.replace(open_model(path, "onnxruntime"), runtime=Failing(error))
     with pytest.raises(RuntimeFailed, match=told):
         model.infer(read(path).golden_in)

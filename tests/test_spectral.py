@@ -226,7 +226,8 @@ def test_a_runtime_answers_as_torch_does(runtime: str, name: str) -> None:
         pytest.skip(module.missing())
     counts = patches(5, seed=2)
     page = manifest().model_copy(update={"outputs": OUTPUTS, "input": Input(name="counts", patch_px=224)})
-    bundle = ModelBundle(page, _onnx(json.dumps(load_recipe(name).network)), counts, {}, "", 0)
+    told = {output: np.zeros(len(counts), np.float32) for output in OUTPUTS}
+    bundle = ModelBundle(page, _onnx(json.dumps(load_recipe(name).network)), counts, told, "", 0)
     answers = module.load(bundle, 1).infer(counts)
     with torch.no_grad():
         of_torch = dict(zip(OUTPUTS, net_of(name)(torch.from_numpy(counts)), strict=True))

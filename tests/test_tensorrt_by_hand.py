@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 GREY = "spectral_20x_grey"
+OTHERS = ["deepfocus", "hh_net_20x"]  # of the tasks sharpness and quality
 
 
 @pytest.fixture
@@ -96,14 +97,23 @@ def test_factory_is_every_bundle_that_ships() -> None:
 
 
 def test_with_a_board_it_is_what_its_objectives_get(clean_environment: pytest.MonkeyPatch) -> None:
-    assert [path.stem for path in engine.bundles_for("", "simulated", None)] == ["spectral_10x", "spectral_20x"]
+    assert [path.stem for path in engine.bundles_for("", "simulated", None)] == [
+        *OTHERS,
+        "spectral_10x",
+        "spectral_20x",
+    ]
 
 
 @pytest.mark.parametrize(
     ("line", "stems"),
-    [("", ["spectral_10x", "spectral_20x"]), ('bundle = "none"', []), ('runtime = "openvino"', []),
-     ('runtime = "tensorrt"\nbundle = "spectral_20x"', ["spectral_20x"]), ('bundle = "spectral_40x"', [])],
-)  # fmt: skip
+    [
+        ("", [*OTHERS, "spectral_10x", "spectral_20x"]),
+        ('bundle = "none"', []),
+        ('runtime = "openvino"', []),
+        ('runtime = "tensorrt"\nbundle = "spectral_20x"', [*OTHERS, "spectral_20x"]),
+        ('bundle = "spectral_40x"', OTHERS),
+    ],
+)
 def test_with_a_configuration_it_is_what_that_serves_with_tensorrt(
     clean_environment: pytest.MonkeyPatch, tmp_path: Path, line: str, stems: list[str]
 ) -> None:
