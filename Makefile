@@ -21,13 +21,14 @@ PYTAG       := $(shell $(FOUND) -c 'import sys; print("py%d%d" % sys.version_inf
 CONSTRAINTS := constraints/$(PYTAG).txt
 PINS        := pyproject.toml $(wildcard $(CONSTRAINTS))
 comma       := ,
+OTA_STAMP   := $(VENV)/.ota-$(subst $(comma),-,$(EXTRAS))
 SETUP_STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 TEST_STAMP  := $(VENV)/.test-$(subst $(comma),-,$(EXTRAS))
 
 STUBS  := edge_app/stubs
 PROTOS := $(sort $(wildcard proto/parfocal/v1/*.proto))
 
-.PHONY: help setup demo test nvidia-rig test-gpu test-boards test-package test-mechanics velocity few-shot soak check lint types laws bundle bench deb proto proto-check constraints clean
+.PHONY: help setup demo test nvidia-rig test-gpu test-boards test-package test-mechanics velocity few-shot soak demo-ota test-ota-kills bench-update hostile check lint types laws bundle bench deb proto proto-check constraints clean
 
 help:         ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,11 +39,21 @@ setup: $(SETUP_STAMP)  ## make .venv and install parfocal into it (no torch)
 demo: setup   ## focus the simulated microscope 30 times; pictures go to demo-out
 	$(BIN)/parfocal demo --runs 30 --seed 7 --out demo-out
 
-# Small matrices on two threads wait for each other on a busy machine. The tests that start and end whole services get a
-# process of their own: after torch, GStreamer and OpenVINO in one process they ended in a segmentation fault now and then.
+demo-ota: $(OTA_STAMP)  ## publish models and update two simulated boards with them; a picture goes to demo-ota-out
+	$(BIN)/parfocal-model demo-ota --out demo-ota-out
+
+# Small matrices on two threads wait for each other on a busy machine. The tests of updates, publishing and access run
+# beside the others, which use one core. Those that start and end whole services get a process of their own: after
+# torch, GStreamer and OpenVINO in one process they ended in a segmentation fault now and then.
+BESIDE := $(foreach of,access attacks depot desk fetching fleet full_disk killed metrics opening ota power publish \
+  rehearsal repository rollout scrape trust update,$(sort $(wildcard tests/test_$(of)*.py)))
+
 test: $(TEST_STAMP) nvidia-rig  ## run the tests (installs torch for model_export)
-	@ended=0; export OPENBLAS_NUM_THREADS=1; \
-	$(BIN)/python -m pytest --durations=15 --ignore tests/test_lifetime.py $(PYTESTARGS) || ended=1; \
+	@ended=0; export OPENBLAS_NUM_THREADS=1; said=$$(mktemp); \
+	$(BIN)/python -m pytest $(BESIDE) $(PYTESTARGS) > $$said 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest --durations=15 --ignore tests/test_lifetime.py $(addprefix --ignore ,$(BESIDE)) \
+	  $(PYTESTARGS) || ended=1; \
+	wait $$beside || ended=1; cat $$said; rm -f $$said; \
 	$(BIN)/python -m pytest tests/test_lifetime.py $(PYTESTARGS) || ended=1; exit $$ended
 
 # Where NVIDIA's bindings cannot be prepared, the tests of names say why and are skipped.
@@ -73,6 +84,15 @@ few-shot: $(TEST_STAMP)  ## calibrate and focus 62 fields by few_shot at 20x and
 
 soak: $(TEST_STAMP)  ## let clients ask and vanish for 20 minutes, and look for leaks: make soak MINUTES=4
 	$(BIN)/python tests/soak.py --minutes $(MINUTES)
+
+test-ota-kills: $(TEST_STAMP)  ## kill an update 200 times at random instants, and see that one model serves (11 minutes)
+	$(BIN)/python tests/kill_trial.py 200
+
+bench-update: $(TEST_STAMP)  ## let 8 clients measure while a model is updated, and tell how long they waited (2 minutes)
+	$(BIN)/python tests/update_load.py
+
+hostile: $(TEST_STAMP)  ## send 21,000 malformed requests to a service on loopback (6 minutes)
+	$(BIN)/python tests/hostile.py
 
 check: lint types laws proto-check  ## lint, format, types, import laws, stubs up to date
 
@@ -115,12 +135,15 @@ constraints:  ## resolve constraints/*.txt anew; needs python3.10 to python3.13
 	@for v in 3.10 3.11 3.12 3.13; do $(call resolve,$$v); done
 
 clean:        ## remove what make made
-	rm -rf $(VENV) demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) demo-out demo-ota-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SETUP_STAMP): $(PINS)
 	@$(call install,$(EXTRAS))
+
+$(OTA_STAMP): $(PINS)
+	@$(call install,$(EXTRAS)$(comma)ota)
 
 $(TEST_STAMP): $(PINS)
 	@$(call install,$(EXTRAS)$(comma)dev$(comma)train)

@@ -12,25 +12,28 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_app import heap
 from edge_app.answer import DEFOCUS
 from edge_app.calibration import Calibrated, OnReading, calibrate_mechanics
 from edge_app.controller import Controller, task_of
-from edge_app.errors import Busy, JobStopped, NotReady, RuntimeFailed
+from edge_app.errors import BundleError, Busy, JobStopped, NotReady, RuntimeFailed
 from edge_app.focus_calibration import TASK as SHARPNESS
 from edge_app.focus_calibration import FocusCalibrated, OnSlice, Slice, Wish, calibrate_focus
 from edge_app.job import Look, OnLook, Outcome
+from edge_app.line import Asked, Line
 from edge_app.model import Model
 from edge_app.patches import RegionOfInterest
-from edge_app.record import Record, client_of_this_call
+from edge_app.record import Listener, Record, client_of_this_call
 from edge_app.strategy import Decision
 from firmware.errors import CameraError
 from firmware.microscope import JUDGING_S
 
+if TYPE_CHECKING:
+    from edge_app.ota.desk import Desk
+
 T = TypeVar("T")
-MAX_WAITING = 64
 TICK_S = 2.0
 """How often an idle thread is heard of, and looks for a lost camera."""
 CLOSE_S = 12.0
@@ -49,26 +52,25 @@ class Job:
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
-@dataclass
-class _Measurement:
-    roi: RegionOfInterest | None
-    task: str = DEFOCUS
-    result: Future[Look] = field(default_factory=Future)
-
-
 class Appliance:
-    """Owns a controller on a thread of its own; close it, or use a with-block, to leave hardware at rest."""
+    """Owns a controller on a thread of its own; close it, or use a with-block, to leave hardware at rest.
+
+    `desk` has the board's updates, on a board that keeps any.
+    """
 
     def __init__(self, controller: Controller, tick_s: float = TICK_S, close_s: float = CLOSE_S) -> None:
         self.controller = controller
+        self.desk: Desk | None = None
         self._tick_s, self._close_s = tick_s, close_s
         self._record = Record(controller)
         self._condemned = ""
         self._failed: dict[str, tuple[Model, str]] = {}
+        self._unanswered = ""
         self._worked = False
         self._wake = threading.Condition()
         self._job: Job | None = None
-        self._waiting: list[_Measurement] = []
+        self._waiting = Line(self._wake)
+        self._between: list[tuple[Callable[[Controller], Any], Future[Any]]] = []
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="parfocal-hardware", daemon=True)
         self._thread.start()
@@ -94,6 +96,15 @@ class Appliance:
         """Why a model that is open gave no answer when it was last asked, or ""."""
         loaded = self.controller.models.loaded
         return "; ".join(why for task, (model, why) in self._failed.items() if model is loaded(task))
+
+    def tell(self, listener: Listener) -> None:
+        """Have somebody hear of every look and every job's end from now on."""
+        self._record.tell(listener)
+
+    @property
+    def unanswered(self) -> str:
+        """The task of the last asking that brought no answer, since its model failed or cannot be opened, or ""."""
+        return self._unanswered
 
     def condemn(self, why: str) -> None:
         """Stop the axis for good and refuse all jobs: the hardware thread no longer answers. From any thread."""
@@ -169,13 +180,19 @@ class Appliance:
         """
         with self._wake:
             self._check()
-            self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
-            if len(self._waiting) >= MAX_WAITING:
-                raise Busy(f"{MAX_WAITING} measurements are waiting already; ask less often")
-            asked = _Measurement(roi, task)
-            self._waiting.append(asked)
+            return self._waiting.join(roi, task).result
+
+    def between(self, call: Callable[[Controller], T]) -> Future[T]:
+        """Have something quick done on the hardware thread between two looks, once no job runs.
+
+        It is no mover: nobody is told Busy for it. Cancel the future to withdraw it. Raises as `measure`, but Busy.
+        """
+        with self._wake:
+            self._check()
+            result: Future[T] = Future()
+            self._between.append((call, result))
             self._wake.notify()
-            return asked.result
+            return result
 
     def stop(self, job: Job | None = None) -> Job | None:
         """Halt whatever moves, or only `job` if it still runs.
@@ -203,6 +220,8 @@ class Appliance:
             return False
         self.controller.microscope.expect(_JOB_S)
         self.controller.microscope.close()
+        if self.desk is not None:
+            self.desk.close()
         return True
 
     def __enter__(self) -> Appliance:
@@ -228,8 +247,11 @@ class Appliance:
         while True:
             self.controller.microscope.expect(self._tick_s + JUDGING_S)
             with self._wake:
-                self._wake.wait_for(lambda: self._job or self._waiting or self._closing, self._tick_s)
-                job, waiting, closing = self._job, self._waiting, self._closing
+                self._wake.wait_for(lambda: self._between or self._job or self._waiting or self._closing, self._tick_s)
+                between, self._between = self._between, []
+                job, waiting, closing = self._job, len(self._waiting), self._closing
+            for call, result in between:
+                self._do(call, result)
             if job is not None:
                 self._run(job)
             elif closing:
@@ -237,10 +259,19 @@ class Appliance:
                 return
             elif waiting:
                 self._measure()
-            else:
+            elif not between:
                 self._idle()
                 continue
             self._worked = True
+
+    def _do(self, call: Callable[[Controller], Any], result: Future[Any]) -> None:
+        if not result.set_running_or_notify_cancel():
+            return
+        try:
+            result.set_result(call(self.controller))
+        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            result.set_exception(error)
+        self._record.model()
 
     def _run(self, job: Job) -> None:
         microscope = self.controller.microscope
@@ -273,7 +304,8 @@ class Appliance:
         """Call what may ask the model of a task, and note it if that failed."""
         try:
             return call()
-        except RuntimeFailed as error:
+        except (RuntimeFailed, BundleError) as error:
+            self._unanswered = task
             model = self.controller.models.loaded(task)
             if model is not None:
                 self._failed = {**self._failed, task: (model, str(error))}
@@ -281,7 +313,8 @@ class Appliance:
             raise
 
     def _heard(self, look: Look) -> None:
-        """Note it if the model answered: most refusals are made without it."""
+        """Pass a look on, and note it if the model answered: most refusals are made without it."""
+        self._record.looked(look)
         model = self.controller.models.loaded(look.task)
         if "infer" in look.stage_ms and model is not None:
             self._failed = {task: failed for task, failed in self._failed.items() if task != look.task}
@@ -317,12 +350,9 @@ class Appliance:
 
     def _measure(self) -> None:
         """One look for everybody who waits with the same wish as the first."""
-        with self._wake:
-            self._waiting = [asked for asked in self._waiting if not asked.result.cancelled()]
-            if not self._waiting:
-                return
-            first = self._waiting[0]
-        self._look_for(first, lambda: self.controller.look(first.task, first.roi))
+        first = self._waiting.first()
+        if first is not None:
+            self._look_for(first, lambda: self.controller.look(first.task, first.roi))
 
     def _share(self, look: Look, roi: RegionOfInterest | None) -> None:
         """Answer waiting measurers with a look of a running job; judge its frame for other tasks if the job did not.
@@ -332,40 +362,29 @@ class Appliance:
         self._answer(look, roi)
         if self.controller.microscope.axis.moving:
             return
-        with self._wake:
-            others = [
-                asked for asked in self._waiting if asked.roi == roi and self.controller.models.loaded(asked.task)
-            ]
+        others = self._waiting.those(lambda a: a.roi == roi and self.controller.models.loaded(a.task) is not None)
         for task, asking in {asked.task: asked for asked in others}.items():
             self._look_for(asking, lambda task=task: self.controller.judge(look.frame, task, roi))  # type: ignore[misc]
 
-    def _look_for(self, first: _Measurement, take: Callable[[], Look]) -> None:
+    def _look_for(self, first: Asked, take: Callable[[], Look]) -> None:
         try:
             look = self._asking(take, first.task)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
             self._mind(error)
-            for asked in self._take(lambda a: (a.roi, a.task) == (first.roi, first.task)):
-                if asked.result.set_running_or_notify_cancel():
-                    asked.result.set_exception(error)
+            self._waiting.refuse(lambda a: (a.roi, a.task) == (first.roi, first.task), error)
         else:
             self._record.look()
             self._heard(look)
             self._answer(look, first.roi)
 
     def _answer(self, look: Look, roi: RegionOfInterest | None) -> None:
-        for asked in self._take(lambda a: a.roi == roi and a.task in ("", look.task)):
-            if asked.result.set_running_or_notify_cancel():
-                asked.result.set_result(look)
-
-    def _take(self, wanted: Callable[[_Measurement], bool]) -> list[_Measurement]:
-        with self._wake:
-            taken = [asked for asked in self._waiting if wanted(asked)]
-            self._waiting = [asked for asked in self._waiting if not wanted(asked)]
-        return taken
+        self._waiting.answer(lambda a: a.roi == roi and a.task in ("", look.task), look)
 
     def _refuse_waiting(self) -> None:
+        closed = JobStopped("the board is being closed; ask again in a moment")
         with self._wake:
-            waiting, self._waiting = self._waiting, []
-        for asked in waiting:
-            if asked.result.set_running_or_notify_cancel():
-                asked.result.set_exception(JobStopped("the board is being closed; ask again in a moment"))
+            between, self._between = self._between, []
+        for _, result in between:
+            if result.set_running_or_notify_cancel():
+                result.set_exception(closed)
+        self._waiting.refuse(lambda _: True, closed)

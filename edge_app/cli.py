@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from edge_app import cli_calibrate, console
+from edge_app import cli_calibrate, cli_trust, cli_update, console
 from edge_app.cli_options import (
+    IDENTITY,
     At,
     Board,
     Bundle,
@@ -20,6 +21,7 @@ from edge_app.cli_options import (
     State,
     Strategy,
     connected,
+    kit_folder,
     server_at,
     text_of,
 )
@@ -32,11 +34,23 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_calibrate.app, name="calibrate")
+app.add_typer(cli_trust.app, name="trust")
+app.add_typer(cli_update.app, name="update")
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
     sys.exit(console.run(app, sys.argv[1:]))
+
+
+@app.callback()
+def parfocal(
+    identity: Annotated[
+        Path | None, typer.Option(help="Your kit, the folder that `trust add` made: what other machines want to see.")
+    ] = None,
+) -> None:
+    """Focus a microscope: one look, one move, one check."""
+    IDENTITY.set(identity)
 
 
 @app.command()
@@ -242,6 +256,24 @@ def stop(at: At = "", config: Config = None, as_json: Json = False) -> None:
     was = "stopped" if reply.was_running else "nothing was running"
     line = f"{was}; at rest at {reply.z_um:.2f} um"
     console.show(verbs.fields(reply), as_json, lambda out: out.print(line))
+
+
+@app.command("find")
+def find_boards(
+    seconds: Annotated[float, typer.Option(min=0.1, max=600.0, help="How long to listen.")] = 4.0,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List the boards that tell the network of themselves, and which of them your kit is for.
+
+    Anybody can tell anything there: only a connection with a kit proves a board.
+    """
+    from edge_app.access import finding
+    from edge_app.access.kit import authority_of
+
+    kit = kit_folder(config)
+    found = finding.find(seconds, authority_of(kit) if kit is not None else None)
+    console.show(finding.fields(found), as_json, lambda out: out.print(finding.lines(found)))
 
 
 @app.command()

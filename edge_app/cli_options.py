@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,9 @@ Seed = Annotated[int | None, typer.Option(help="Seed of a simulated board.")]
 State = Annotated[Path | None, typer.Option(help="Folder for what a board remembers.")]
 Strategy = Annotated[str, typer.Option(help="A focus strategy; the board's own by default.")]
 
+IDENTITY: ContextVar[Path | None] = ContextVar("identity", default=None)
+"""What --identity says, which stands before the verb."""
+
 
 @contextmanager
 def connected(at: str, config: Path | None, strategy: str = "", **flags: str | int | None) -> Iterator[Client]:
@@ -33,7 +37,7 @@ def connected(at: str, config: Path | None, strategy: str = "", **flags: str | i
         given = [name for name, value in flags.items() if value not in (None, "none")]
         if given:
             raise typer.BadParameter(f"--at asks a server that has its own --{given[0]}; leave one of the two out.")
-        with Client(at) as client:
+        with Client(at, identity=identity_for(at, config)) as client:
             yield client
     else:
         with verbs.local(config, strategy, **flags) as client:
@@ -43,11 +47,27 @@ def connected(at: str, config: Path | None, strategy: str = "", **flags: str | i
 @contextmanager
 def server_at(at: str, config: Path | None) -> Iterator[Client]:
     """A client of the server at an address, by default the one that the settings name."""
+    from edge_app.access.addresses import nearest
     from edge_app.client import Client
     from edge_app.config import read_settings
 
-    with Client(at or read_settings(config).listen) as client:
+    address = at or nearest(read_settings(config).listen)
+    with Client(address, identity=identity_for(address, config)) as client:
         yield client
+
+
+def identity_for(address: str, config: Path | None) -> Path | None:
+    """The kit to ask an address with: --identity, else what the settings say; none on this machine."""
+    from edge_app.access.addresses import is_here
+
+    return None if is_here(address) else kit_folder(config)
+
+
+def kit_folder(config: Path | None) -> Path | None:
+    """The client's kit: --identity, else what the settings say."""
+    from edge_app.config import read_settings
+
+    return IDENTITY.get() or read_settings(config).identity
 
 
 def text_of(path: Path | None) -> str | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import grpc
 
-from edge_app.errors import RemoteError
+from edge_app.access.addresses import BOARD_NAME, TLS, is_here
+from edge_app.access.kit import Identity, credentials, read, why_not
+from edge_app.errors import NotIdentified, RemoteError, Unreachable
 from edge_app.patches import RegionOfInterest
 from edge_app.statuses import error_of
 from edge_app.stubs.parfocal.v1 import focus_pb2 as looks
 from edge_app.stubs.parfocal.v1 import microscope_pb2 as microscope
-from edge_app.stubs.parfocal.v1 import models_pb2 as models
+from edge_app.stubs.parfocal.v1 import models_pb2
 from edge_app.stubs.parfocal.v1 import simulation_pb2 as simulation
 from edge_app.stubs.parfocal.v1.focus_pb2_grpc import FocusServiceStub
 from edge_app.stubs.parfocal.v1.microscope_pb2_grpc import MicroscopeServiceStub
@@ -38,19 +41,30 @@ _ANSWERS: dict[str, Literal["estimate", "quality", "scores"]] = {
 class Client:
     """A connection to one appliance; close it, or use it in a with-block.
 
-    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, `calibrate_mechanics` and
-    `calibrate_focus`, which may be stopped instead.
+    Every verb gives the reply message. `timeout_s` bounds each call but `focus`, `calibrate_mechanics`,
+    `calibrate_focus` and `apply`, which may be stopped instead.
+
+    Other machines are asked over TLS, with the kit in the folder `identity`; programs on this one need none.
 
     Raises, from every verb:
         FirmwareError, AppError: What the server raised.
+        NotIdentified: It turns this kit away, or is not the board that the kit is for.
         Unreachable: Nothing answers.
         RemoteError: Any other fault.
     """
 
-    def __init__(self, address: str, timeout_s: float | None = 60.0) -> None:
+    def __init__(self, address: str, timeout_s: float | None = 60.0, identity: Path | None = None) -> None:
+        """Take an address; nothing is sent yet. `tls:HOST:PORT` is one that speaks TLS though it is this machine's.
+
+        Raises:
+            NotIdentified: It is another machine's, and there is no kit, or the kit has expired.
+            BadSettings: The folder is no kit.
+            TrustUnusable: Others may read its key.
+        """
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._identity = _identity_for(address, identity)
+        self._channel = _channel(address, self._identity)
         self._focus = FocusServiceStub(self._channel)
         self._microscope = MicroscopeServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
@@ -156,10 +170,34 @@ class Client:
         with self._named():
             return self._microscope.SelectObjective(request, timeout=self._timeout_s)
 
-    def models(self) -> models.ListReply:
+    def models(self) -> models_pb2.ListReply:
         """List the models on the board."""
         with self._named():
-            return self._models.List(models.ListRequest(), timeout=self._timeout_s)
+            return self._models.List(models_pb2.ListRequest(), timeout=self._timeout_s)
+
+    def check(self) -> models_pb2.CheckReply:
+        """Ask the board's repository whether it has something newer."""
+        with self._named():
+            return self._models.Check(models_pb2.CheckRequest(), timeout=self._timeout_s)
+
+    def apply(self, name: str = "", stage_only: bool = False) -> Iterator[models_pb2.ApplyEvent]:
+        """Update, and give each step, then where it ended; leaving the loop ends the update."""
+        with self._named():
+            call = self._models.Apply(models_pb2.ApplyRequest(name=name, stage_only=stage_only))
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    def activate(self, candidate: str = "") -> models_pb2.ActivateReply:
+        """Switch to the candidate, if it is this one."""
+        with self._named():
+            return self._models.Activate(models_pb2.ActivateRequest(candidate=candidate), timeout=self._timeout_s)
+
+    def roll_back(self, serving: str = "") -> models_pb2.RollbackReply:
+        """Go back to what served before, if this is what serves."""
+        with self._named():
+            return self._models.Rollback(models_pb2.RollbackRequest(serving=serving), timeout=self._timeout_s)
 
     def load_field(self, field: int, kind: str = "", defocus_um: float | None = None) -> simulation.Truth:
         """Put another field under a simulated objective, `defocus_um` out of focus if given."""
@@ -178,7 +216,30 @@ class Client:
         try:
             yield
         except grpc.RpcError as fault:
-            raise error_of(fault, self.address) from None
+            error = error_of(fault, self.address)
+            if self._identity is not None and type(error) is Unreachable:
+                why = why_not(self.address, self._identity)
+                raise (NotIdentified(why) if why else error) from None
+            raise error from None
+
+
+def _identity_for(address: str, folder: Path | None) -> Identity | None:
+    if is_here(address):
+        return None
+    if folder is None:
+        raise NotIdentified(
+            f"{address} is another machine, or speaks TLS, and wants a kit: make one there with `parfocal trust add`, "
+            "copy its folder to this machine, and name it with --identity or PARFOCAL_IDENTITY"
+        )
+    return read(folder)
+
+
+def _channel(address: str, identity: Identity | None) -> grpc.Channel:
+    if identity is None:
+        return grpc.insecure_channel(address, options=_OPTIONS)
+    address = address.removeprefix(TLS)
+    name = (("grpc.ssl_target_name_override", BOARD_NAME),)
+    return grpc.secure_channel(address, credentials(identity), options=(*_OPTIONS, *name))
 
 
 def _roi(roi: RegionOfInterest | None) -> looks.RegionOfInterest | None:

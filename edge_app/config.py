@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, TomlConfigSettingsSource
@@ -31,8 +31,18 @@ class Settings(BaseSettings):
     `bundle` is "factory" (the one for the board's camera and objective), a factory bundle by its own name, a
     path, or "none" to serve without a model. An empty `runtime` is the fastest one here, an empty `strategy` the
     board's own, `threads` 0 one per core. `seed` replaces the simulation's. `state` is the folder for what a board
-    must remember: where its axis rests, and its measured mechanics; a simulated board remembers its mechanics only
+    must remember: where its axis rests, its measured mechanics and its updates; a simulated board remembers them only
     where a folder is named.
+
+    `listen` is one address or several with commas between them. Those that other machines can reach want the keys in
+    the folder `trust`; `listen_tokens` is one for clients that have a token in place of a certificate. Programs on
+    this machine have the role `local_role`. `announce` tells the network by mDNS; `metrics` is the address of
+    /metrics, empty for none. `identity` is the folder with which this machine's verbs ask other machines.
+
+    `update_from` is the URL or folder of a repository, empty for no updates; `update_root` the file that holds its
+    root of trust, `update_channel` the channel that the board follows; under `update_hold` it takes nothing by itself.
+    `update_clock` is "required" where a board whose clock is not set must not update. `board_id` is what a
+    canary's share is drawn by; the machine's own id unless given.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -45,11 +55,28 @@ class Settings(BaseSettings):
     strategy: str = ""
     state: Path | None = None
     seed: int | None = Field(default=None, ge=0)
+    trust: Path | None = None
+    listen_tokens: str = ""
+    local_role: Literal["viewer", "operator", "admin"] = "admin"
+    announce: bool = False
+    metrics: str = ""
+    identity: Path | None = None
+    update_from: str = ""
+    update_root: Path | None = None
+    update_channel: Literal["stable", "candidate"] = "stable"
+    update_hold: bool = False
+    update_clock: Literal["floor", "required"] = "floor"
+    board_id: str = ""
 
     @field_validator("listen")
     @classmethod
-    def _an_address(cls, listen: str) -> str:
+    def _addresses(cls, listen: str) -> str:
         return _address(listen)
+
+    @field_validator("listen_tokens", "metrics")
+    @classmethod
+    def _an_address_or_none(cls, listen: str) -> str:
+        return _one_address(listen) if listen else ""
 
     @classmethod
     def settings_customise_sources(
@@ -125,6 +152,11 @@ def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:
 
 
 def _address(listen: str) -> str:
+    """One address, or several with commas between them."""
+    return ",".join(_one_address(part.strip()) for part in listen.split(","))
+
+
+def _one_address(listen: str) -> str:
     host, _, port = listen.rpartition(":")
     if not listen.startswith("unix:") and not (host and port.isdigit() and int(port) <= 65535):
         raise ValueError(f"{listen!r} is not HOST:PORT with a port up to 65535, nor unix:PATH")

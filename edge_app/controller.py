@@ -5,6 +5,7 @@ Read this file first. Everything here runs on the one hardware thread; only the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -35,7 +36,7 @@ from edge_app.strategy import (
 from edge_app.watch import Finding, Kind, MoveWatch, Suspicion
 from firmware import plugins
 from firmware.errors import FirmwareError, MotionStopped, TravelSpent, UnknownPlugin
-from firmware.frames import Frame
+from firmware.frames import Frame, FrameOptics
 from firmware.microscope import Microscope
 from firmware.travel import Move, Travel
 
@@ -96,6 +97,13 @@ class Controller:
         """
         self.models.change(self.microscope.profile.frame_optics(self.microscope.objective_named(name)))
         return self.microscope.select_objective(name)
+
+    def adopt(self, source: ModelSource, models: Sequence[Model], optics: FrameOptics) -> bool:
+        """Go by another source's models, opened for these optics; False, and nothing, if others are in place now."""
+        if self.microscope.optics != optics:
+            return False
+        self.models.resupply(source, models)
+        return True
 
     def look(self, task: str = DEFOCUS, roi: RegionOfInterest | None = None, like: str = "") -> Look:
         """Capture a fresh frame and judge it: camera, patches, rejection, one batch, one answer.

@@ -19,6 +19,7 @@ from firmware.microscope import axis_identity
 from firmware.profile import BoardProfile, Objective
 from firmware.table import Table, explain
 
+ENDING = ".curve.json"
 _AGAIN = "run `parfocal calibrate focus` again"
 
 
@@ -151,7 +152,7 @@ class Curves:
     def _path(self, objective: Objective, model_sha256: str) -> Path:
         assert self.folder is not None
         which = zlib.crc32(f"{objective.name}\n{model_sha256}".encode())
-        return self.folder / f"{axis_identity(self._profile)}.{which:08x}.curve.json"
+        return self.folder / f"{axis_identity(self._profile)}.{which:08x}{ENDING}"
 
     def _optics(self, objective: Objective) -> str:
         """What a curve is recorded through: the objective, and the pixel behind it, as the board file has them."""

@@ -49,6 +49,10 @@ class Busy(AppError):
     """Another job holds the hardware; try again when it has ended."""
 
 
+class TooOften(Busy):
+    """One client asks for motion faster than a stage should be moved; try again in a moment."""
+
+
 class JobStopped(AppError):
     """The job was stopped, by request or because its client went away."""
 
@@ -59,6 +63,38 @@ class NotReady(AppError):
 
 class AddressInUse(AppError):
     """The listening address cannot be bound."""
+
+
+class NotIdentified(AppError):
+    """A client showed neither a certificate nor a token that this board knows."""
+
+
+class NotAllowed(AppError):
+    """A client is known, and its role does not cover what it asks."""
+
+
+class TrustUnusable(AppError):
+    """The board's keys are missing, damaged, or can be read by others."""
+
+
+class UpdateError(AppError):
+    """An update cannot be had or must not be used; the model that served goes on serving."""
+
+
+class RepositoryUnreachable(UpdateError):
+    """The repository did not answer, answered too slowly, or the connection was cut."""
+
+
+class RepositoryUntrusted(UpdateError):
+    """What a repository gave is not signed as it must be, older than what was seen, expired, or another file."""
+
+
+class UpdateRefused(UpdateError):
+    """A bundle is what was signed, and this board must not use it: other optics, no room, worse focus, tried once."""
+
+
+class UpdateUnfit(UpdateRefused):
+    """A bundle is not for this board as it is set up now; on another day, or another setting, it may be."""
 
 
 class RemoteError(AppError):

@@ -1,20 +1,28 @@
-"""The front: one listening address, which answers for a board while there is one and says why while there is none."""
+"""The front: the listening addresses, which answer for a board while there is one and say why while there is none."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
-from structlog.contextvars import bound_contextvars
 
+from edge_app.access.addresses import is_here, socket_file
+from edge_app.access.announcing import Announcer, Notice, notice
+from edge_app.access.callers import Callers
+from edge_app.access.clients import Book
+from edge_app.access.doors import Doors, Lock
+from edge_app.access.guard import Guard
+from edge_app.access.pace import Pace
+from edge_app.access.roles import Role
 from edge_app.appliance import Appliance
 from edge_app.errors import AddressInUse
-from edge_app.services import FocusService, MicroscopeService, ModelService, SimulationService
-from edge_app.statuses import status_of
+from edge_app.journal import log_of
+from edge_app.model_service import ModelService
+from edge_app.services import FocusService, MicroscopeService, SimulationService, version
 from edge_app.stubs.parfocal.v1 import (
     focus_pb2_grpc,
     microscope_pb2_grpc,
@@ -22,51 +30,40 @@ from edge_app.stubs.parfocal.v1 import (
     simulation_pb2_grpc,
 )
 from edge_app.waiting import SERVICES, SIMULATION, Collector, Switch, WaitingRoom
-from edge_app.wire import refuse_nonsense
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+"""The largest answer: a whole frame as PNG."""
+MAX_REQUEST_BYTES = 64 * 2**10
+"""The largest request; ours have some tens of bytes, reflection's some hundred."""
+MAX_CONNECTIONS = 256
+MAX_CALLS = 256
+"""Calls under way at once, over all connections; one more is refused."""
+MAX_CALLS_PER_CONNECTION = 100
+HANDSHAKE_S = 10.0
+"""How long a connection may take to say what it wants."""
+IDLE_S = 900.0
+"""When a connection without calls is let go of; a client that calls again connects again."""
+SOCKET_MODE = 0o660
 GRACE_S = 5.0
 """How long running calls may go on after the end was announced; their jobs are stopped at once."""
 REFRESH_S = 0.5
-_PACKAGE = "parfocal.v1"
-_FOCUS = f"{_PACKAGE}.FocusService"
+_FOCUS = "parfocal.v1.FocusService"
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
+    ("grpc.max_connection_idle_ms", int(IDLE_S * 1000)),
+    # A request that is unpacked may grow a thousandfold past the largest; nobody needs to pack some tens of bytes.
+    ("grpc.per_message_decompression", 0),
     ("grpc.so_reuseport", 0),
     # A client whose cable was pulled says nothing: ask, so that its job is stopped.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
+_log = log_of(__name__)
 _Status = health_pb2.HealthCheckResponse
-
-
-class Guard(grpc.aio.ServerInterceptor):
-    """Stands before every parfocal method: refuses numbers that are none, and turns errors into statuses."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Wrap the method that a call is for."""
-        handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        if handler is None or not method.startswith(f"/{_PACKAGE}."):
-            return handler
-        streams = handler.unary_stream is not None
-        inner = handler.unary_stream if streams else handler.unary_unary
-
-        async def answer(request: Any, context: Any) -> Any:
-            try:
-                refuse_nonsense(request)
-                with bound_contextvars(client=context.peer()):
-                    return await inner(request, context)
-            except Exception as error:  # noqa: BLE001 - this is where every error becomes a status
-                await context.abort_with_status(status_of(error, method))
-
-        wrap = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        return wrap(answer, handler.request_deserializer, handler.response_serializer)
 
 
 class Front:
@@ -76,33 +73,49 @@ class Front:
     FocusService (and the whole, "") while the camera is lost or the model gave no answer when it was last asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doors: Doors | None = None, pace: Pace | None = None) -> None:
+        """Make a front with doors for other machines; without, with those of the default folder of keys."""
         self.address = ""
+        self.tokens_address = ""
+        self._doors = doors or Doors()
+        self._callers = Callers(Book(self._doors.folder.list))
+        self._guard = Guard(self._callers, pace or Pace())
         self._appliance: Appliance | None = None
         self._offered: list[str] = []
         self._said: dict[str, int] = {}
         self._switch = Switch()
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(Guard(),), options=_OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=(self._guard,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
+        )
         self._server.add_generic_rpc_handlers((self._switch,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._locks: dict[str, Lock] = {}
+        self._announcing: asyncio.Task[None] | None = None
         self._started = False
 
     def bind(self, listen: str) -> str:
-        """Take an address, without answering yet; gives it with the port that was found.
+        """Take an address, or several with commas between them, without answering yet; gives them with their ports.
+
+        Those that other machines can reach are secured by TLS, and so is the one for tokens.
 
         Raises:
-            AddressInUse: It is taken, or no address of this machine.
+            AddressInUse: One is taken, or no address of this machine.
+            TrustUnusable: Other machines can reach one, and the board's keys are missing or must not be used.
         """
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise AddressInUse(
-                f"cannot listen on {listen}: it is taken, or no address of this machine; stop the server "
-                "that has it, or choose another with --listen"
-            ) from error
-        self.address = listen if listen.startswith("unix") else f"{listen.rpartition(':')[0]}:{port}"
+        addresses, tokens, folder = listen.split(","), self._doors.tokens, self._doors.folder
+        locks = {address: Lock(folder) for address in (*addresses, tokens) if address and not is_here(address)}
+        if tokens:
+            locks[tokens] = Lock(folder)
+        self._locks = locks
+        self.address = ",".join([self._take(address) for address in addresses])
+        if tokens:
+            self.tokens_address = self._take(tokens)
         return self.address
+
+    def let_local(self, role: Role) -> None:
+        """Say what programs on this machine may do from now on."""
+        self._callers.local_role = role
 
     async def offer(self, appliance: Appliance) -> None:
         """Answer for this board from now on."""
@@ -117,7 +130,8 @@ class Front:
         await self._show([service.full_name for service in SERVICES], [WaitingRoom(trouble)])
 
     async def refresh(self) -> None:
-        """Have health say what is so."""
+        """Have health say what is so, and end the calls of clients that were revoked."""
+        self._guard.expel()
         for name in {"", *self._offered}:
             status = _Status.SERVING if self._works(name) else _Status.NOT_SERVING
             if self._said.get(name) != status:
@@ -131,7 +145,11 @@ class Front:
             await asyncio.sleep(REFRESH_S)
 
     async def stop(self) -> None:
-        """Stop the running job, let its callers hear the outcome, and give the address back."""
+        """Stop the running job, let its callers hear the outcome, and give the addresses back."""
+        if self._announcing is not None:
+            self._announcing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._announcing
         await self._health.enter_graceful_shutdown()
         if self._appliance is not None:
             self._appliance.stop()
@@ -150,6 +168,41 @@ class Front:
         if not self._started:
             self._started = True
             await self._server.start()
+            if self._doors.announce:
+                self._announce()
+
+    def _take(self, address: str) -> str:
+        """Bind one address; gives it with the port that was found."""
+        lock = self._locks.get(address)
+        try:
+            if lock is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, lock.credentials(address != self._doors.tokens))
+        except RuntimeError as error:
+            raise AddressInUse(
+                f"cannot listen on {address}: it is taken, or no address of this machine; stop the server "
+                "that has it, or choose another with --listen"
+            ) from error
+        file = socket_file(address)
+        if file is None:
+            return f"{address.rpartition(':')[0]}:{port}"
+        file.chmod(SOCKET_MODE)
+        return address
+
+    def _announce(self) -> None:
+        """Tell the network of the first address that it can reach."""
+        reached = next((a for a in (*self.address.split(","), self.tokens_address) if a and not is_here(a)), "")
+        if not reached:
+            _log.warning("not announced", why="no other machine can reach this service; give it a listen address")
+            return
+        lock = next(iter(self._locks.values()))
+
+        def now() -> Notice:
+            board = self._appliance.controller.microscope.profile.name if self._appliance is not None else ""
+            return notice(board, version(), reached, lock.keys)
+
+        self._announcing = asyncio.create_task(Announcer(now).keep())
 
     def _works(self, name: str) -> bool:
         appliance = self._appliance

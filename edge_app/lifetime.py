@@ -15,12 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from edge_app.access.addresses import here_instead
+from edge_app.access.doors import Doors, local_role_of
 from edge_app.appliance import CLOSE_S, Appliance
 from edge_app.config import Settings
 from edge_app.errors import AppError, NotReady
 from edge_app.front import GRACE_S, REFRESH_S, Front
 from edge_app.journal import log_of
+from edge_app.metrics import Metrics
 from edge_app.opening import Opening, check_names
+from edge_app.scrape import Scrape
 from edge_app.supervisor import Supervisor
 from edge_app.watchdog import Lease, Watchdog
 from firmware.errors import FirmwareError
@@ -46,7 +50,7 @@ Ready = Callable[[str], None]
 class Plan:
     """What a life is to be: how settings are read and where it listens, who is told the address, whether it stays.
 
-    `listen` is told the address that it gave before, "" at first.
+    `listen` is told the address that it gave before, "" at first; `doors` what it gave before.
     """
 
     read: Callable[[], Settings]
@@ -55,6 +59,7 @@ class Plan:
     stays_up: bool = False
     first_pause_s: float = FIRST_PAUSE_S
     longest_pause_s: float = LONGEST_PAUSE_S
+    doors: Callable[[Doors], Doors] = lambda before: before
 
 
 class Lifetime:
@@ -65,8 +70,12 @@ class Lifetime:
         self._lease = Lease()
         self._supervisor = Supervisor()
         self._watchdog = Watchdog(self._lease, self._supervisor, self._expired)
+        self._metrics = Metrics()
+        self._scrape = Scrape(self._metrics.registry)
         self._front: Front | None = None
         self._listens_by = ""
+        self._doors = Doors()
+        self._elsewhere = False
         self._opening: Opening | None = None
         self._appliance: Appliance | None = None
         self._answers = False
@@ -119,21 +128,31 @@ class Lifetime:
 
     async def _listen(self) -> None:
         """Take the address before anything moves; nothing is answered yet."""
-        listen = self._plan.listen(self._listens_by)
-        if self._front is not None and listen == self._listens_by:
+        listen, doors = self._plan.listen(self._listens_by), self._plan.doors(self._doors)
+        if self._front is not None and not self._elsewhere and (listen, doors) == (self._listens_by, self._doors):
             return
         await self._leave_front()
-        front = Front()
+        front = Front(doors)
         try:
             address = front.bind(listen)
         except AppError:
-            if not (self._listens_by and _bound(front, self._listens_by)):
-                await front.stop()
-            else:
-                self._front = front  # somebody has to say there why the new address cannot be had
+            await front.stop()
+            if self._plan.stays_up:
+                self._front = await self._front_elsewhere(listen)
             raise
-        self._front, self._listens_by, self._answers = front, listen, False
-        _log.info("listening", address=address)
+        self._front, self._listens_by, self._doors = front, listen, doors
+        self._elsewhere = self._answers = False
+        _log.info("listening", address=address, tokens=front.tokens_address)
+
+    async def _front_elsewhere(self, listen: str) -> Front | None:
+        """Where somebody can say why an address cannot be had: the one from before, else on this machine only."""
+        for doors, address in ((self._doors, self._listens_by), (Doors(), here_instead(listen))):
+            front = Front(doors)
+            if address and _bound(front, address):
+                self._elsewhere = True
+                return front
+            await front.stop()
+        return None
 
     async def _opened(self) -> tuple[Settings, Appliance]:
         """Open the board on a thread of its own.
@@ -145,6 +164,7 @@ class Lifetime:
         self._supervisor.status("opening the board")
         opening = self._opening = Opening(self._plan.read, self._lease)
         opened = asyncio.wrap_future(opening.result)
+        opened.add_done_callback(_looked_at)
         await self._either(opened, self._ended)
         if not opened.done():
             opening.give_up()
@@ -157,6 +177,7 @@ class Lifetime:
             with suppress(Exception):
                 self._appliance = opened.result()[1]
             raise _Ended
+        await self._scrape.follow(opening.settings)
         return opened.result()
 
     async def _turn_away(self, error: Exception, pause_s: float) -> None:
@@ -170,6 +191,7 @@ class Lifetime:
             next_try_s=pause_s,
             exc_info=not known and error,
         )
+        self._metrics.turn_away(type(error).__name__)
         _let_go_of_frames(error)
         self._supervisor.status(f"no board: {trouble}")
         if self._front is not None:
@@ -184,6 +206,9 @@ class Lifetime:
         if self._watchdog.expired:
             appliance.condemn(_LATE)
         _log.info("board opened", **_board(settings, appliance))
+        self._metrics.offer(appliance)
+        self._metrics.update_from(appliance.desk.standing if appliance.desk is not None else lambda: None)
+        front.let_local(local_role_of(settings))
         await front.offer(appliance)
         _log.info("serving", address=front.address)
         serving = f"serving {appliance.controller.microscope.profile.name} on {front.address}"
@@ -198,6 +223,7 @@ class Lifetime:
         if not self._ended.is_set():
             _log.info("reading the configuration again")
             self._supervisor.status(_AGAIN)
+            self._metrics.turn_away("")
             await front.turn_away(_AGAIN)
             trouble = await self._close_appliance()
             if trouble:
@@ -245,6 +271,7 @@ class Lifetime:
         """Stop what runs, let callers hear of it, and leave the hardware at rest."""
         _log.info("stopping")
         self._supervisor.stopping()
+        self._scrape.close()
         await self._leave_front()
         await self._close_appliance()
         _log.info("stopped")
@@ -289,6 +316,12 @@ class Lifetime:
 
 class _Ended(Exception):
     """The service is to end."""
+
+
+def _looked_at(opened: asyncio.Future[tuple[Settings, Appliance]]) -> None:
+    """An opening that fails after it was given up is nobody's error any more; asyncio would log it as forgotten."""
+    if not opened.cancelled():
+        opened.exception()
 
 
 def _ailment(appliance: Appliance) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +16,7 @@ from edge_app.bundle import Manifest, ModelBundle
 from edge_app.errors import BundleError, RuntimeFailed
 from edge_app.patches import PatchGrid
 from edge_app.runtime import Runtime, open_runtime
+from edge_app.shelf import Shelf
 from firmware import plugins
 from firmware.errors import UnknownPlugin
 from firmware.frames import FrameOptics
@@ -115,13 +116,14 @@ class ModelSource:
     """Where a board's models come from: the bundle that was asked for, or `factory`; see `selection`.
 
     A bundle that was asked for serves its own task; the models of other tasks come from the factory. `builds` lets a
-    runtime build in the background what it needs; for a server, not for one look.
+    runtime build in the background what it needs; for a server, not for one look. `shelf` are the board's bundles.
     """
 
     name: str = selection.FACTORY
     runtime: str = ""
     threads: int = 0
     builds: bool = False
+    shelf: Shelf = field(default_factory=Shelf)
 
     def model_for(self, optics: FrameOptics, loaded: Model | None = None, task: str = DEFOCUS) -> Model:
         """The model of a task for these optics: the loaded one if it is that, or if no other fits better.
@@ -130,7 +132,7 @@ class ModelSource:
             BundleError: It is missing or damaged.
             RuntimeFailed: No runtime can execute it as the golden outputs demand.
         """
-        choice = selection.select(self.name, optics, task)
+        choice = selection.select(self.name, optics, task, self.shelf)
         stays = loaded is not None and (not choice.fits or loaded.bundle.sha256 == bundles.read(choice.path).sha256)
         model = loaded if loaded is not None and stays else self._open(choice.path)
         return replace(model, why=choice.why)

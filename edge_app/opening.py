@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from edge_app import bundle, runtime, selection
+from edge_app import runtime, selection
 from edge_app.appliance import Appliance
 from edge_app.config import Settings, state_folder
 from edge_app.controller import STRATEGIES, Controller
-from edge_app.errors import BadSettings
+from edge_app.errors import BadSettings, BundleError, RuntimeFailed, StateUnusable
+from edge_app.journal import log_of
 from edge_app.measured import Memory
-from edge_app.model import ModelSource
+from edge_app.model import Model, ModelSource
+from edge_app.ota.depot import Depot
+from edge_app.ota.desk import Desk, begun, left_out
+from edge_app.ota.means import means_of
+from edge_app.ota.state import State
+from edge_app.shelf import Shelf
+from edge_app.updates import Updates
 from edge_app.watchdog import Lease
 from firmware import plugins
 from firmware.camera import Expect, unwatched
 from firmware.clock import Clock
+from firmware.frames import FrameOptics
 from firmware.microscope import Microscope, open_microscope, with_simulation
 from firmware.profile import BoardProfile, load_profile
 from firmware.zaxis import ZAxis
@@ -24,6 +34,7 @@ from firmware.zaxis import ZAxis
 NO_MODEL = "none"
 OPENING_S = 180.0
 """What opening a model and a camera may take; homing asks for its own time."""
+_log = log_of(__name__)
 OnAxis = Callable[[ZAxis], None]
 
 
@@ -57,10 +68,71 @@ def assemble(
 
     if settings.bundle == NO_MODEL:
         return Appliance(Controller(opened(), None, None, memory))
-    source = ModelSource(settings.bundle, settings.runtime, settings.threads, builds)
-    model = source.model_for(profile.frame_optics(profile.objective[0]))
+    updates = (
+        None if memory.folder is None else Updates(Depot(memory.folder), means_of(settings, profile, memory.folder))
+    )
+    source, model = _chosen(settings, profile, updates, builds)
     expect(OPENING_S)
-    return Appliance(Controller(opened(), model, source, memory))
+    try:
+        microscope = opened()
+    except BaseException:
+        if updates is not None and builds:
+            with _unless_unwritable():
+                updates.depot.change(State.not_begun)
+        raise
+    appliance = Appliance(Controller(microscope, model, source, memory))
+    if updates is not None:
+        appliance.desk = Desk(settings, appliance, updates)
+        if builds:
+            appliance.desk.attend()
+    return appliance
+
+
+def _chosen(
+    settings: Settings, profile: BoardProfile, updates: Updates | None, serves: bool
+) -> tuple[ModelSource, Model]:
+    """The model for the first objective: what updates put into service, or what did before if that cannot be opened.
+
+    The record follows only once another model was opened: where none can be, the models are not to blame.
+    """
+    state = updates.depot.state() if updates is not None else State()
+    if updates is not None and serves:
+        with _unless_unwritable():
+            state = begun(updates)
+    optics, left = profile.frame_optics(profile.objective[0]), state
+    while True:
+        shelf = updates.depot.shelf(left) if updates is not None else Shelf()
+        source = ModelSource(settings.bundle, settings.runtime, settings.threads, serves, shelf)
+        try:
+            model = source.model_for(optics)
+            break
+        except (BundleError, RuntimeFailed) as error:
+            name = _installed(settings.bundle, optics, shelf)
+            if not name:
+                raise
+            left = left_out(left, name, error)
+            _log.error("updated model unusable", why=left.reason)
+    if updates is not None and serves and left != state:
+        with _unless_unwritable():
+            updates.depot.change(lambda now: left if now == state else now)
+    return source, model
+
+
+def _installed(bundle: str, optics: FrameOptics, shelf: Shelf) -> str:
+    """The name under which updates put the bundle that serves defocus, or "" if it is not from them."""
+    with suppress(BundleError):
+        chosen = selection.select(bundle, optics, shelf=shelf).path
+        return next((name for name, path in shelf.installed.items() if path == chosen), "")
+    return ""
+
+
+@contextmanager
+def _unless_unwritable() -> Iterator[None]:
+    """A board serves from a full disk too."""
+    try:
+        yield
+    except StateUnusable as error:
+        _log.error("not remembered", why=str(error))
 
 
 def check_names(settings: Settings) -> None:
@@ -69,17 +141,20 @@ def check_names(settings: Settings) -> None:
     if settings.runtime:
         runtime.check_name(settings.runtime)
     if settings.bundle not in (NO_MODEL, selection.FACTORY):
-        bundle.find(settings.bundle)
+        folder = _folder(_profile(settings), settings)
+        (Shelf() if folder is None else Depot(folder).shelf()).find(settings.bundle)
 
 
 class Opening:
     """A board being opened on a thread of its own; `result` is the settings and the appliance, or the error.
 
-    Settings are read on that thread too, anew for each opening, so that a corrected file is found.
+    Settings are read on that thread too, anew for each opening, so that a corrected file is found; `settings` has them
+    as soon as that is done, whatever comes of the board.
     """
 
     def __init__(self, read: Callable[[], Settings], lease: Lease) -> None:
         self.result: Future[tuple[Settings, Appliance]] = Future()
+        self.settings: Settings | None = None
         self._read = read
         self._lease = lease
         self._lock = threading.Lock()
@@ -98,7 +173,7 @@ class Opening:
     def _work(self) -> None:
         self._lease.expect(OPENING_S)
         try:
-            settings = self._read()
+            settings = self.settings = self._read()
             appliance = assemble(settings, expect=self._lease.expect, on_axis=self._hold, builds=True)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._lease.rest()
@@ -114,10 +189,13 @@ class Opening:
 
 
 def _memory(profile: BoardProfile, settings: Settings) -> Memory:
-    folder = settings.state
-    if folder is None and profile.simulation is None:
-        folder = state_folder()
-    return Memory(profile, folder)
+    return Memory(profile, _folder(profile, settings))
+
+
+def _folder(profile: BoardProfile, settings: Settings) -> Path | None:
+    if settings.state is None and profile.simulation is None:
+        return state_folder()
+    return settings.state
 
 
 def _profile(settings: Settings) -> BoardProfile:

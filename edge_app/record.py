@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from structlog.contextvars import get_contextvars
 
 from edge_app.calibration import Calibrated
 from edge_app.controller import Controller
 from edge_app.focus_calibration import FocusCalibrated
-from edge_app.job import Outcome
+from edge_app.job import Look, Outcome
 from edge_app.journal import log_of
 from edge_app.model import Model
 from firmware.errors import (
@@ -27,6 +27,18 @@ _REFUSALS = (MotionStopped, NotTrusted, OutOfLimits, TravelSpent)
 Ended = Callable[[object], None]
 
 
+class Listener(Protocol):
+    """Hears of every look and of every job's end, on the hardware thread: be quick. What it raises is logged."""
+
+    def looked(self, look: Look) -> None:
+        """A frame was taken and judged, for whomever."""
+        ...
+
+    def ended(self, name: str, end: object) -> None:
+        """A job ended with a value, an Outcome where it was to focus, or with an error."""
+        ...
+
+
 def client_of_this_call() -> str:
     """The address of the client whose call is being answered, or ""."""
     return str(get_contextvars().get("client", ""))
@@ -40,6 +52,11 @@ class Record:
         self._blind = False
         self._failing: frozenset[str] = frozenset()
         self._models = self._now()
+        self._listeners: tuple[Listener, ...] = ()
+
+    def tell(self, listener: Listener) -> None:
+        """Have somebody hear of looks and jobs from now on."""
+        self._listeners = (*self._listeners, listener)
 
     def job(self, name: str, client: str) -> Ended:
         """A job begins; gives what is to be called with its value, or its error."""
@@ -53,8 +70,13 @@ class Record:
             _log.info("job ended", **fields)
             self._motion(name, end)
             self.model()
+            self._spread(lambda listener: listener.ended(name, end))
 
         return ended
+
+    def looked(self, look: Look) -> None:
+        """Pass a look on to who listens."""
+        self._spread(lambda listener: listener.looked(look))
 
     def look(self) -> None:
         """A look was taken, or failed: note whether the camera was lost or came back, and what executes the model."""
@@ -100,12 +122,24 @@ class Record:
         models = self._controller.models.all()
         return {model.bundle.manifest.task: (model.label, model.why, model.runtime.name) for model in models}
 
+    def _spread(self, news: Callable[[Listener], None]) -> None:
+        for listener in self._listeners:
+            _heard(listener, news)
+
     def _motion(self, name: str, end: object) -> None:
         if isinstance(end, AxisError) and not isinstance(end, _REFUSALS):
             trust = self._controller.microscope.axis.trust.value
             _log.error("motion fault", job=name, kind=type(end).__name__, why=str(end), trust=trust)
         for finding in end.findings if isinstance(end, Outcome) else ():
             _log.warning("motion fault", job=name, kind=finding.kind.name, why=finding.sentence)
+
+
+def _heard(listener: Listener, news: Callable[[Listener], None]) -> None:
+    """Tell a listener; one that fails must end neither a job nor the hardware thread."""
+    try:
+        news(listener)
+    except Exception as error:  # noqa: BLE001 - logged with its traceback
+        _log.exception("listener failed", listener=type(listener).__name__, why=str(error))
 
 
 def _told(end: object) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edge_app.errors import RuntimeFailed
 from edge_app.model import Model, ModelSource
 from firmware.camera import Expect
@@ -63,6 +65,16 @@ class Roster:
             return None
         model = self.of(task, optics)
         return model if model.refusal(optics) is None else None
+
+    @property
+    def source(self) -> ModelSource | None:
+        """Where models come from, if from anywhere."""
+        return self._source
+
+    def resupply(self, source: ModelSource, models: Sequence[Model]) -> None:
+        """Take models from this source from now on; these take the place of what is open, task by task."""
+        self._source = source
+        self._open = {**self._open, **{model.bundle.manifest.task: model for model in models}}
 
     def change(self, optics: FrameOptics) -> None:
         """Have the models for other optics: all that are open, or, where one cannot be had, none of them.

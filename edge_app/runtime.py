@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
 MEANWHILE = "onnxruntime"
 """What serves while another runtime is being prepared, and where that fails."""
 
+_ASK_S = 0.5
 _TOLERANCE = {"fp32": 0.02, "fp16": 0.05, "int8": 0.1}
 """How far answers may lie from the golden ones: runtimes differ more where numbers are coarser; docs/precision.md."""
 
@@ -183,6 +185,40 @@ def open_runtime(bundle: ModelBundle, name: str = "", threads: int = 0, builds: 
         except RuntimeFailed as error:  # noqa: PERF203 - a handful of runtimes
             _log.warning("%s", error)
     return _open(last, bundle, threads, builds, waits=True)
+
+
+def prepare(bundle: ModelBundle, name: str, say: Callable[[str, float], None]) -> None:
+    """Build on this machine what the runtime that will serve a bundle wants built, and wait; for who stages a bundle.
+
+    Where that fails `open_runtime` serves by another, and says why.
+
+    Args:
+        bundle: The model.
+        name: As for `open_runtime`.
+        say: Told what is built, and the share that is done.
+
+    Raises:
+        RuntimeFailed: There is no runtime of that name, or none at all.
+    """
+    for chosen in [name] if name else _by_preference():
+        module = _module(chosen)
+        if not hasattr(module, "preparation"):
+            return
+        try:
+            preparation: Preparation | None = module.preparation(bundle)
+        except RuntimeFailed as error:
+            _log.warning("%s", error)
+            continue
+        if preparation is None:
+            return
+        built = threading.Event()
+        build = preparation.start()
+        build.then(built.set)
+        while not built.wait(_ASK_S):
+            say(preparation.what, build.progress)
+        if not build.error:
+            return
+        _log.warning("%s could not be built: %s", preparation.what, build.error)
 
 
 def _open(chosen: str, bundle: ModelBundle, threads: int, builds: bool, waits: bool) -> Runtime:

@@ -1,4 +1,4 @@
-"""Selection: which factory bundle a board uses, by its optics and its camera."""
+"""Selection: which of a board's bundles it uses, by its optics and its camera."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edge_app.answer import DEFOCUS
 from edge_app.bundle import Manifest
 from edge_app.errors import BundleNotFound
 from edge_app.passport import Passport, Range
+from edge_app.shelf import Shelf
 from firmware.frames import FrameOptics
 
 FACTORY = "factory"
@@ -64,15 +65,16 @@ def choose(optics: FrameOptics, task: str = DEFOCUS) -> Path:
     Raises:
         BundleNotFound: None that ships accepts them; the message says what each would need.
     """
-    choice = _from_factory(optics, task)
+    choice = _from_factory(optics, task, Shelf())
     if not choice.fits:
         raise BundleNotFound(choice.why)
     return choice.path
 
 
-def select(name: str, optics: FrameOptics, task: str = DEFOCUS) -> Choice:
+def select(name: str, optics: FrameOptics, task: str = DEFOCUS, shelf: Shelf | None = None) -> Choice:
     """What a setting means on a board: `factory` is chosen for the optics, anything else is taken as it says.
 
+    `shelf` are the board's bundles where they are not only those that ship.
     Where no factory bundle accepts the optics it is the one that comes closest, whose passport then refuses. A bundle
     that was named and is for another task leaves this one to the factory.
 
@@ -80,18 +82,19 @@ def select(name: str, optics: FrameOptics, task: str = DEFOCUS) -> Choice:
         BundleNotFound: There is no such bundle, or none ships.
         BundleCorrupt: It is damaged.
     """
+    shelf = shelf or Shelf()
     if name == FACTORY:
-        return _from_factory(optics, task)
-    path = bundles.find(name)
+        return _from_factory(optics, task, shelf)
+    path = shelf.find(name)
     manifest = bundles.read(path).manifest
     if manifest.task != task:
-        return _from_factory(optics, task)
+        return _from_factory(optics, task, shelf)
     refusal = manifest.passport.check(optics)
     return Choice(path, "asked for by name" if refusal is None else refusal[1], refusal is None)
 
 
-def _from_factory(optics: FrameOptics, task: str) -> Choice:
-    shipped = [(path, bundle.manifest) for path, bundle in bundles.shipped() if bundle.manifest.task == task]
+def _from_factory(optics: FrameOptics, task: str, shelf: Shelf) -> Choice:
+    shipped = [(path, bundle.manifest) for path, bundle in shelf.readable() if bundle.manifest.task == task]
     if not shipped:
         cure = "name a .parfocal file, or use the strategy sweep"
         raise BundleNotFound(f"no factory bundle for {task} can be read; {cure}")

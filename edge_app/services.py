@@ -11,8 +11,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
-from edge_app import bundle as bundles
-from edge_app import selection, wire, wire_answers, wire_curves
+from edge_app import wire, wire_answers, wire_curves
 from edge_app.answer import DEFOCUS
 from edge_app.appliance import Appliance, Job
 from edge_app.bridge import Say, relay, run, stop
@@ -27,8 +26,6 @@ from edge_app.stubs.parfocal.v1 import (
     focus_pb2_grpc,
     microscope_pb2,
     microscope_pb2_grpc,
-    models_pb2,
-    models_pb2_grpc,
     simulation_pb2,
     simulation_pb2_grpc,
 )
@@ -236,29 +233,6 @@ class MicroscopeService(microscope_pb2_grpc.MicroscopeServiceServicer):
             reply.model, reply.why_model = model.label, model.why
         else:
             reply.why_model = f"{model.label} refuses: {refusal[1]}"
-
-
-class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """The models on the board."""
-
-    def __init__(self, appliance: Appliance) -> None:
-        self._appliance = appliance
-
-    async def List(self, request: models_pb2.ListRequest, context: Any) -> models_pb2.ListReply:
-        """The factory bundles that can be read, and those in use."""
-        del request, context
-        found = await asyncio.to_thread(self._models)
-        return models_pb2.ListReply(models=sorted(found, key=lambda m: (m.name, m.version)))
-
-    def _models(self) -> list[models_pb2.Model]:
-        controller = self._appliance.controller
-        optics = controller.microscope.optics
-        shipped = [bundle for _, bundle in bundles.shipped()]
-        best = selection.best_by_task([bundle.manifest for bundle in shipped], optics)
-        found = [wire.model_to(bundle, optics, index in best) for index, bundle in enumerate(shipped)]
-        known = {bundle.sha256 for bundle in shipped}
-        others = [model.bundle for model in controller.models.all() if model.bundle.sha256 not in known]
-        return found + [wire.model_to(bundle, optics, preferred=False) for bundle in others]
 
 
 class SimulationService(simulation_pb2_grpc.SimulationServiceServicer):

@@ -48,7 +48,17 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     app.RuntimeFailed: _Code.FAILED_PRECONDITION,
     # Not UNAVAILABLE: that is what an absent server looks like, and proxies repeat such calls unasked.
     app.Busy: _Code.RESOURCE_EXHAUSTED,
+    app.TooOften: _Code.RESOURCE_EXHAUSTED,
     app.JobStopped: _Code.ABORTED,
+    app.NotIdentified: _Code.UNAUTHENTICATED,
+    app.NotAllowed: _Code.PERMISSION_DENIED,
+    app.TrustUnusable: _Code.FAILED_PRECONDITION,
+    app.UpdateError: _Code.FAILED_PRECONDITION,
+    # Not UNAVAILABLE: it is the repository that is absent, not this board.
+    app.RepositoryUnreachable: _Code.FAILED_PRECONDITION,
+    app.RepositoryUntrusted: _Code.FAILED_PRECONDITION,
+    app.UpdateRefused: _Code.FAILED_PRECONDITION,
+    app.UpdateUnfit: _Code.FAILED_PRECONDITION,
     app.NotReady: _Code.FAILED_PRECONDITION,
     app.AddressInUse: _Code.UNAVAILABLE,
     app.RemoteError: _Code.UNKNOWN,
@@ -81,6 +91,11 @@ def status_of(error: BaseException, method: str) -> grpc.Status:
     return status
 
 
+def error_named(kind: str, message: str) -> Exception:
+    """An error by the name of its class, from another process of ours; a RemoteError for a name that is not known."""
+    return _BY_NAME.get(kind, app.RemoteError)(message)
+
+
 def error_of(fault: grpc.RpcError, address: str) -> Exception:
     """The error behind a failed call: the class that the server raised, or a RemoteError."""
     code, message = fault.code(), fault.details() or ""
@@ -88,7 +103,7 @@ def error_of(fault: grpc.RpcError, address: str) -> Exception:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info) and info.domain == DOMAIN:
-            return _BY_NAME.get(info.reason, app.RemoteError)(message)
+            return error_named(info.reason, message)
     if code is _Code.UNAVAILABLE:
         return app.Unreachable(
             f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,6 @@ class Stage:
     def motor_um(self, z_um: float) -> None:
         self._motor_um = z_um
 
-    @motor_um.setter
-    def motor_um(self, motor_um: float) -> None:
-        self._motor_um = motor_um
-
     @property
     def carriage_um(self) -> float:
         """Where the screw has carried the objective, ringing apart."""
@@ -83,10 +80,6 @@ class Stage:
     @carriage_um.setter
     def carriage_um(self, z_um: float) -> None:
         self._carriage_um = z_um
-
-    @carriage_um.setter
-    def carriage_um(self, carriage_um: float) -> None:
-        self._carriage_um = carriage_um
 
     @property
     def moving(self) -> bool:
@@ -148,6 +141,12 @@ def passed_um(way_um: Sequence[float], depth_of_field_um: float) -> tuple[float,
     count = min(math.ceil(span_um / (_APART * depth_of_field_um)) + 1, _PARTS)
     at = (np.arange(count) + 0.5) / count * len(way_um) - 0.5
     return tuple(np.interp(at, np.arange(len(way_um)), way_um).tolist())
+
+
+@lru_cache(maxsize=4)
+def _pupil_table(optics: Optics) -> PupilTable:
+    """The table of one optics, which nobody changes: worlds of one kind often come one after the other."""
+    return PupilTable(optics, _REACH_UM)
 
 
 class World:
@@ -285,7 +284,7 @@ class World:
                 coverslip_error_um=self.table.coverslip_error_um,
                 condenser_ratio=self.table.condenser_ratio,
             )
-            self._pupils[name] = PupilTable(optics, _REACH_UM)
+            self._pupils[name] = _pupil_table(optics)
         return self._pupils[name]
 
     def _slide_of(self, field: int, kind: str) -> tuple[Slide, float]:

@@ -1,4 +1,4 @@
-"""parfocal-model: synth, train, evaluate, export, precision, engine, measures, trials."""
+"""parfocal-model: synth, train, evaluate, export, precision, engine, measures, trials, publish, demo-ota."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from edge_app import console
 from edge_app.errors import AppError
 from firmware.errors import FirmwareError
-from model_export.card import cell
+from model_export import cli_ota_demo, cli_publish
 from model_export.errors import ExportError, NotAccepted, NotInstalled
+from model_export.precision_table import print_precisions
 from model_export.recipe import Recipe, load_recipe
 from model_export.teaching import teaching_of
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_publish.app, name="publish")
+app.command("demo-ota")(cli_ota_demo.demo_ota)
 _err = Console(stderr=True)
 _TELL_EVERY = 20
 RecipeName = Annotated[str, typer.Argument(help="a name from model_export/recipes, or a .toml file")]
@@ -226,7 +228,7 @@ def precision(  # noqa: PLR0913, PLR0917 - an argument is an option
     if as_json:
         print(json.dumps(result))  # noqa: T201
         return
-    _precisions(result)
+    print_precisions(result, Console())
 
 
 @app.command()
@@ -348,25 +350,6 @@ def _accept(recipe: Recipe, metrics: dict[str, Any]) -> None:
     if missed:
         what = f"not accepted: {'; '.join(missed)}"
         raise NotAccepted(f"{what}. Train longer, or pass --no-accept to pack it all the same")
-
-
-def _precisions(result: dict[str, Any]) -> None:
-    out = Console()
-    frame = {"frame": ("frame", "mae_um"), "median": ("frame", "median_um"), "p95": ("frame", "p95_um")}
-    columns = {"patch": ("patch", "mae_um"), **frame, "side": ("patch", "sign")}
-    table = Table("set", "precision", *columns, "KiB", title="mean |error| of patches and frames, um")
-    told = []
-    for name, of in result["sets"].items():
-        for kind, figures in of.items():
-            cells = [cell(figures[unit][key] if unit in figures else None) for unit, key in columns.values()]
-            table.add_row(name, kind, *cells, f"{result['onnx_bytes'][kind] / 1024:.0f}")
-            if "growth" in figures:
-                grew = "{mean_um:+.4f} um ({low_um:+.4f} to {high_um:+.4f}, 95 %)".format(**figures["growth"])
-                told.append(f"{kind} on {name}: the frame error changes by {grew}")
-            told += [f"{kind} on {name}: {miss}" for miss in figures.get("misses", [])]
-    out.print(table)
-    out.print("\n".join(told), highlight=False)
-    out.print(f"to serve: {result['choice']} ({result['rule']})", highlight=False)
 
 
 def _ticks(update: Callable[..., None], total: int) -> Callable[[], None]:

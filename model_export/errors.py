@@ -23,3 +23,7 @@ class ParityError(ExportError):
 
 class NotInstalled(ExportError):
     """A library that training needs is missing."""
+
+
+class PublishError(ExportError):
+    """A repository of bundles cannot be changed as asked: a key is missing, a file damaged, a version taken."""

@@ -9,7 +9,6 @@ import argparse
 import email
 import gzip
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from deb_target import HERE, ROOT, Target
 from deb_wheels import PackagingError
 
 UNITS = "usr/lib/systemd/system"
+UNIT_FILES = ("parfocal.service", "parfocal-engines.service", "parfocal-update.service", "parfocal-update.timer")
 LINKS = ("parfocal", "parfocal-model")
 SCRIPTS = ("postinst", "prerm", "postrm")
 CONFIGURATION = "etc/parfocal/parfocal.toml"
@@ -69,15 +69,10 @@ def stage_wheels(target: Target, version: str, epoch: int, folder: Path) -> list
     lines = deb_wheels.check_complete(target, folder, version)
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     wheels = [read_wheel(path) for path in sorted(folder.glob("*.whl"))]
-    needed = {plain(line.split("==")[0]) for line in lines}
-    if spare := [wheel.name for wheel in wheels if plain(wheel.name) not in needed]:
+    needed = {deb_wheels.plain(line.split("==")[0]) for line in lines}
+    if spare := [wheel.name for wheel in wheels if deb_wheels.plain(wheel.name) not in needed]:
         raise PackagingError(f"{target.name} would carry wheels that nothing needs: {', '.join(spare)}.")
     return wheels
-
-
-def plain(name: str) -> str:
-    """A project's name as wheels' file names and their metadata both have it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_wheel(path: Path) -> deb_files.Wheel:
@@ -93,14 +88,14 @@ def stage_system(target: Target, root: Path) -> None:
     """Units, users, folders, devices, the configuration, and the commands' links into the environment."""
     systemd = ROOT / "systemd"
     copies = {
-        systemd / "parfocal.service": f"{UNITS}/parfocal.service",
-        systemd / "parfocal-engines.service": f"{UNITS}/parfocal-engines.service",
+        **{systemd / name: f"{UNITS}/{name}" for name in UNIT_FILES},
         target.drop_in: f"{UNITS}/parfocal.service.d/10-{target.name.replace('_', '-')}.conf",
         systemd / "parfocal.sysusers": "usr/lib/sysusers.d/parfocal.conf",
         systemd / "parfocal.tmpfiles": "usr/lib/tmpfiles.d/parfocal.conf",
         systemd / "60-parfocal.rules": "usr/lib/udev/rules.d/60-parfocal.rules",
         systemd / "parfocal.toml": CONFIGURATION,
         HERE / "debian/trial.py": "usr/lib/parfocal/trial.py",
+        **{script: f"usr/lib/parfocal/{script.name}" for script in sorted((HERE / "rollout").glob("*.sh"))},
     }
     for source, place in copies.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +106,16 @@ def stage_system(target: Target, root: Path) -> None:
 
 
 def stage_documents(target: Target, wheels: list[deb_files.Wheel], epoch: int, root: Path) -> None:
-    """Licences, what changed, the README, docs/, and the board files, to be copied and changed."""
+    """Licences, what changed, the README, docs/, and the files to be copied: boards, Grafana's and Prometheus's."""
     folder = root / "usr/share/doc/parfocal"
     (folder / "boards").mkdir(parents=True)
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         shutil.copyfile(page, folder / page.name)
     for board in sorted((ROOT / "firmware/boards").glob("*.toml")):
         shutil.copyfile(board, folder / "boards" / board.name)
+    (folder / "grafana").mkdir()
+    for panel in sorted((ROOT / "grafana").iterdir()):
+        shutil.copyfile(panel, folder / "grafana" / panel.name)
     (folder / "copyright").write_text(deb_files.copyright_text(wheels), encoding="utf-8")
     changes = deb_files.changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), target, epoch)
     # A package of which no other makes the source is native: its changelog is not called changelog.Debian.

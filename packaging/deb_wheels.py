@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,10 +47,15 @@ def requirements(target: Target) -> list[str]:
 
 
 def pins(target: Target) -> dict[str, str]:
-    """Name, in lower case, to version: the target's own pins and those of constraints/."""
+    """Plain name to version: the target's own pins and those of constraints/."""
     lines = [*target.constraints.read_text(encoding="utf-8").splitlines(), *target.pins]
     pairs = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
-    return {name.strip().lower(): version.strip() for name, version in pairs}
+    return {plain(name.strip()): version.strip() for name, version in pairs}
+
+
+def plain(name: str) -> str:
+    """A project's name as requirements, wheels' file names and their metadata all have it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def cache() -> Path:

@@ -32,7 +32,16 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
 CONNECTIONS = 20
 GONE = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 EXPECTED = frozenset(
-    ("ok", "Busy", "MotionStopped", "JobStopped", "OutOfLimits", "NotTrusted", *(code.name for code in GONE))
+    (
+        "ok",
+        "Busy",
+        "TooOften",
+        "MotionStopped",
+        "JobStopped",
+        "OutOfLimits",
+        "NotTrusted",
+        *(code.name for code in GONE),
+    )
 )
 """How a call may end while others move, stop and vanish. An intruder may be refused besides."""
 _SAY_EVERY_S = 1.0

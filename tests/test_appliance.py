@@ -14,10 +14,11 @@ from conftest import HeldClock, open_bench, small_board
 from numpy.typing import NDArray
 from oracle import Oracle
 
-from edge_app.appliance import MAX_WAITING, Appliance
+from edge_app.appliance import Appliance
 from edge_app.controller import Controller
 from edge_app.errors import Busy, JobStopped, RuntimeFailed
 from edge_app.job import Ending, Outcome
+from edge_app.line import MAX_WAITING
 from edge_app.patches import RegionOfInterest
 from firmware.camera import Camera, Exposure
 from firmware.cameras.simulated import SimulatedCamera

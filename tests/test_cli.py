@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("clean_environment")
 COMMAND = [sys.executable, "-c", "from edge_app.cli import main; main()"]
 VERBS = {command.name or str(command.callback.__name__) for command in app.registered_commands if command.callback}
-OF_OTHERS = ("replay", "demo", "bench")
+OF_OTHERS = ("replay", "demo", "bench", "find")
 TINY = ("--board", "simulated_tiny", "--bundle", "none")
 
 
@@ -57,6 +57,7 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replay, demo and bench are tested elsewhere; here they only answer."""
     from edge_app import bench, demo, replay
+    from edge_app.access import finding
 
     def answer(*arguments: Any) -> dict[str, Any]:
         *_, progress = arguments
@@ -66,6 +67,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "replay", answer)
     monkeypatch.setattr(demo, "demo", answer)
     monkeypatch.setattr(bench, "bench", answer)
+    monkeypatch.setattr(finding, "find", lambda *_: [])
 
 
 def _arguments(verb: str, address: str, folder: Path) -> list[str]:
@@ -84,6 +86,7 @@ def _arguments(verb: str, address: str, folder: Path) -> list[str]:
         "replay": ["replay", "stack.tif"],
         "demo": ["demo", "--runs", "1"],
         "bench": ["bench"],
+        "find": ["find"],
     }[verb]
 
 

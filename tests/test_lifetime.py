@@ -304,7 +304,7 @@ async def test_a_service_that_nobody_watches_ends_by_itself_when_its_hardware_th
         with pytest.raises(NotReady, match="not heard of"):
             await asyncio.wait_for(life.ended, WAIT_S)
     assert "watchdog expired" in caplog.text
-    assert hardware_threads() == []
+    assert threads() == []
 
 
 async def test_a_service_that_systemd_watches_stays_to_say_why_until_it_is_killed(signals: None, heard: Heard) -> None:
@@ -319,8 +319,8 @@ async def test_a_service_that_systemd_watches_stays_to_say_why_until_it_is_kille
 # Ends.
 
 
-def hardware_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "parfocal-hardware"]
+def threads(name: str = "parfocal-hardware") -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
@@ -393,7 +393,7 @@ async def test_a_board_that_is_opened_after_the_end_was_asked_for_is_closed_agai
         await until(lambda: asyncio.sleep(0, life.lifetime._ended.is_set()))
         read.gate.set()
         await asyncio.wait_for(life.ended, WAIT_S)
-        assert hardware_threads() == []
+        assert threads() == []
 
 
 def without_homing(folder: Path) -> Path:
@@ -413,7 +413,12 @@ async def test_an_end_while_a_model_loads_slowly_blames_no_driver(
     async with living(read) as life:
         assert await asyncio.to_thread(read.reading.wait, WAIT_S)
         await life.end()
+        read.gate.set()
+        await until(lambda: asyncio.sleep(0, threads("parfocal-opening") == []))
+        await asyncio.sleep(0.05)  # for the loop to hear of it
     assert "the board is still being opened" in logged(caplog)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,13 @@ def test_a_maintainer_script_is_shell(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*(PACKAGING / "debian" / name for name in SCRIPTS), ROOT / "tests/package/systemctl"]
+    "script",
+    [
+        *(PACKAGING / "debian" / name for name in SCRIPTS),
+        *sorted((PACKAGING / "rollout").glob("*.sh")),
+        ROOT / "tests/package/systemctl",
+    ],
+    ids=lambda path: path.name,
 )
 def test_shellcheck_finds_nothing(script: Path) -> None:
     if shutil.which("shellcheck") is None:
@@ -194,7 +200,8 @@ def test_an_upgrade_does_not_stop_the_service() -> None:
     cases = (PACKAGING / "debian/prerm").read_text()
 
     assert re.search(r"upgrade \| failed-upgrade\) ;;", cases)
-    assert cases.count("systemctl stop") == 1
+    assert cases.index("systemctl stop") > cases.index("remove | deconfigure)")
+    assert cases.rindex("systemctl stop") < cases.index("upgrade | failed-upgrade)")
 
 
 def test_the_unit_starts_what_the_package_installs() -> None:
@@ -215,14 +222,39 @@ def test_a_package_holds_what_the_service_needs(tmp_path: Path, name: str) -> No
         "etc/parfocal/parfocal.toml",
         "usr/bin/parfocal",
         "usr/bin/parfocal-model",
+        "usr/lib/parfocal/mender_module.sh",
+        "usr/lib/parfocal/rauc_handler.sh",
+        "usr/lib/parfocal/take_models.sh",
         "usr/lib/parfocal/trial.py",
         "usr/lib/systemd/system/parfocal-engines.service",
+        "usr/lib/systemd/system/parfocal-update.service",
+        "usr/lib/systemd/system/parfocal-update.timer",
         f"usr/lib/systemd/system/parfocal.service.d/10-{name.replace('_', '-')}.conf",
         "usr/lib/systemd/system/parfocal.service",
         "usr/lib/sysusers.d/parfocal.conf",
         "usr/lib/tmpfiles.d/parfocal.conf",
         "usr/lib/udev/rules.d/60-parfocal.rules",
     }
+
+
+def test_every_unit_is_packaged_and_each_that_is_enabled_is_purged() -> None:
+    units = {path.name for pattern in ("*.service", "*.timer") for path in (ROOT / "systemd").glob(pattern)}
+    installs = {name for name in units if "[Install]" in (ROOT / "systemd" / name).read_text()}
+    enabled = re.search(r"for one in (.+); do", (PACKAGING / "debian/postinst").read_text())
+    purged = re.search(r"for one in (.+); do", (PACKAGING / "debian/postrm").read_text())
+
+    assert set(build_deb.UNIT_FILES) == units
+    assert enabled is not None
+    assert {word.replace('"$unit"', "parfocal.service") for word in enabled[1].split()} == installs
+    assert purged is not None
+    assert set(purged[1].split()) == installs
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm"])
+def test_an_update_that_runs_is_ended_before_its_files_go(script: str) -> None:
+    stops = re.findall(r"systemctl stop .*parfocal-update\.service", (PACKAGING / "debian" / script).read_text())
+
+    assert len(stops) == 1
 
 
 def test_the_version_is_written_in_one_place() -> None:

@@ -14,14 +14,16 @@ import typer
 from typer.core import TyperGroup
 
 from edge_app import cli
+from edge_app.access.addresses import is_here
 from edge_app.config import Settings, read_settings, state_folder
 from firmware.pulses import PRIORITY
 from model_export import cli as model_cli
 
 FOLDER = Path(__file__).parents[1] / "systemd"
-UNITS = ("parfocal", "parfocal-engines")
+UNITS = ("parfocal", "parfocal-engines", "parfocal-update")
 TARGETS = sorted(path.stem for path in (FOLDER / "targets").glob("*.conf"))
-EXPOSURE = {"parfocal": 20, "parfocal-engines": 10}
+UPDATE = "parfocal-update"
+EXPOSURE = {"parfocal": 20, "parfocal-engines": 10, "parfocal-update": 17}
 """What `systemd-analyze security` may say at most, times ten."""
 
 _NEWER = """
@@ -58,13 +60,14 @@ def values(unit: str, key: str) -> list[str]:
 
 
 def staged(folder: Path, target: str) -> list[Path]:
-    """Both units as a package for the target installs them, but with a program that every machine has."""
+    """The units as a package for the target installs them, but with a program that every machine has."""
     paths = []
     for unit in UNITS:
         text = (FOLDER / f"{unit}.service").read_text()
         path = folder / f"{unit}.service"
         path.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
         paths.append(path)
+    paths.append(Path(shutil.copy(FOLDER / f"{UPDATE}.timer", folder)))
     drop_ins = folder / "parfocal.service.d"
     drop_ins.mkdir()
     shutil.copy(FOLDER / "targets" / f"{target}.conf", drop_ins)
@@ -112,7 +115,9 @@ def test_a_unit_is_hardly_exposed(tmp_path: Path, target: str, unit: str) -> Non
     assert judged.returncode == 0, judged.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("path", [*FOLDER.glob("*.service"), *FOLDER.glob("targets/*.conf")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*FOLDER.glob("*.service"), *FOLDER.glob("*.timer"), *FOLDER.glob("targets/*.conf")], ids=lambda p: p.name
+)
 def test_no_key_is_newer_than_the_oldest_systemd_that_reads_it(path: Path) -> None:
     used = {key for key, _ in entries(path)} & NEWER
     assert used == ({"RestartSteps", "RestartMaxDelaySec"} if path.stem == "trixie_arm64" else set())
@@ -145,6 +150,13 @@ def test_the_folders_are_made_and_belong_to_the_user(tmp_path: Path) -> None:
     assert row[0] == "parfocal"
     for path in (strange, tmp_path / "var/lib/parfocal/models", tmp_path / "var/cache/parfocal"):
         assert path.stat().st_uid == int(row[2]), path
+    trust = (tmp_path / "etc/parfocal/trust").stat()
+    assert (trust.st_uid, trust.st_gid, trust.st_mode & 0o7777) == (0, int(row[3]), 0o750)
+
+
+def test_nobody_gives_the_key_that_signs_to_the_service() -> None:
+    lines = (FOLDER / "parfocal.tmpfiles").read_text().splitlines()
+    assert [line.split()[0] for line in lines if "/etc/parfocal" in line] == ["d"]
 
 
 def test_the_units_run_as_the_user_that_is_made() -> None:
@@ -182,14 +194,19 @@ def test_pulses_get_the_priority_that_they_ask_for() -> None:
 
 @pytest.mark.parametrize(
     ("unit", "name", "app"),
-    [("parfocal", "parfocal", cli.app), ("parfocal-engines", "parfocal-model", model_cli.app)],
+    [
+        ("parfocal", "parfocal", cli.app),
+        ("parfocal-engines", "parfocal-model", model_cli.app),
+        (UPDATE, "parfocal", cli.app),
+    ],
 )
 def test_a_unit_starts_a_verb_with_flags_that_it_has(unit: str, name: str, app: typer.Typer) -> None:
-    program, verb, *words = shlex.split(values(unit, "ExecStart")[0])
-    group = typer.main.get_command(app)
-    assert isinstance(group, TyperGroup)
+    program, *words = shlex.split(values(unit, "ExecStart")[0])
+    verb = typer.main.get_command(app)
+    while isinstance(verb, TyperGroup):
+        verb = verb.commands[words.pop(0)]
     assert Path(program).name == name
-    known = {flag for option in group.commands[verb].params for flag in option.opts}
+    known = {flag for option in verb.params for flag in option.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
 
@@ -204,11 +221,36 @@ def test_building_engines_keeps_nobody_waiting() -> None:
     assert not values("parfocal", "Requires")
 
 
+def test_an_update_never_takes_the_folder_of_the_socket_away() -> None:
+    assert values(UPDATE, "RuntimeDirectory") == []
+    assert values(UPDATE, "StateDirectory") == values("parfocal", "StateDirectory")
+
+
+def test_an_update_gives_way_to_the_service() -> None:
+    assert values(UPDATE, "Type") == ["oneshot"]
+    assert "parfocal.service" in values(UPDATE, "After")[0]
+    assert int(values(UPDATE, "Nice")[0]) > 0
+    assert int(values(UPDATE, "OOMScoreAdjust")[0]) > 0 > int(values("parfocal", "OOMScoreAdjust")[0])
+
+
+def test_boards_ask_daily_and_not_all_at_once() -> None:
+    said = dict(entries(FOLDER / f"{UPDATE}.timer"))
+    assert said["OnCalendar"] == "daily"
+    assert said["RandomizedDelaySec"] == "6h"
+    assert (said["FixedRandomDelay"], said["Persistent"]) == ("yes", "yes")
+    assert said["WantedBy"] == "timers.target"
+
+
 def test_the_configuration_that_ships_is_valid_and_says_the_defaults(clean_environment: pytest.MonkeyPatch) -> None:
     path = FOLDER / "parfocal.toml"
-    assert read_settings(path) == read_settings()
-    named = re.findall(r"^(?:# )?(\w+) = ", path.read_text(), re.MULTILINE)
-    assert set(named) <= set(Settings.model_fields)
+    beyond = {"listen": "127.0.0.1:50051,unix:/run/parfocal/socket", "metrics": "127.0.0.1:9464"}
+    assert read_settings(path) == read_settings().model_copy(update=beyond)
+    assert all(is_here(address) for listen in beyond.values() for address in listen.split(","))
+
+
+def test_the_configuration_names_every_setting_that_a_service_has() -> None:
+    named = re.findall(r"^(?:# )?(\w+) = ", (FOLDER / "parfocal.toml").read_text(), re.MULTILINE)
+    assert set(named) == set(Settings.model_fields) - {"state", "seed", "identity"}
 
 
 @pytest.mark.parametrize("unit", UNITS)

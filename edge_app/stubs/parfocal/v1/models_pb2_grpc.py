@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Lists models.
+    """Lists models and updates them.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,63 @@ class ModelServiceStub:
                 request_serializer=parfocal_dot_v1_dot_models__pb2.ListRequest.SerializeToString,
                 response_deserializer=parfocal_dot_v1_dot_models__pb2.ListReply.FromString,
                 _registered_method=True)
+        self.Check = channel.unary_unary(
+                '/parfocal.v1.ModelService/Check',
+                request_serializer=parfocal_dot_v1_dot_models__pb2.CheckRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_models__pb2.CheckReply.FromString,
+                _registered_method=True)
+        self.Apply = channel.unary_stream(
+                '/parfocal.v1.ModelService/Apply',
+                request_serializer=parfocal_dot_v1_dot_models__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_models__pb2.ApplyEvent.FromString,
+                _registered_method=True)
+        self.Activate = channel.unary_unary(
+                '/parfocal.v1.ModelService/Activate',
+                request_serializer=parfocal_dot_v1_dot_models__pb2.ActivateRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_models__pb2.ActivateReply.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/parfocal.v1.ModelService/Rollback',
+                request_serializer=parfocal_dot_v1_dot_models__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=parfocal_dot_v1_dot_models__pb2.RollbackReply.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Lists models.
+    """Lists models and updates them.
     """
 
     def List(self, request, context):
-        """Lists the models that are installed.
+        """Lists the models that are installed, and says where updating stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Check(self, request, context):
+        """Asks the repository whether it has a newer model for this board. Changes nothing that serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Apply(self, request, context):
+        """Fetches a newer model, verifies and rehearses it on this board, and switches to it between two looks; the last
+        event is where that ended. Cancelling the call ends the update; the model that served goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Activate(self, request, context):
+        """Switches to the candidate that was verified and rehearsed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Goes back to the model from before, and never takes the one that is left by itself again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +110,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=parfocal_dot_v1_dot_models__pb2.ListRequest.FromString,
                     response_serializer=parfocal_dot_v1_dot_models__pb2.ListReply.SerializeToString,
             ),
+            'Check': grpc.unary_unary_rpc_method_handler(
+                    servicer.Check,
+                    request_deserializer=parfocal_dot_v1_dot_models__pb2.CheckRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_models__pb2.CheckReply.SerializeToString,
+            ),
+            'Apply': grpc.unary_stream_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=parfocal_dot_v1_dot_models__pb2.ApplyRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_models__pb2.ApplyEvent.SerializeToString,
+            ),
+            'Activate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Activate,
+                    request_deserializer=parfocal_dot_v1_dot_models__pb2.ActivateRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_models__pb2.ActivateReply.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=parfocal_dot_v1_dot_models__pb2.RollbackRequest.FromString,
+                    response_serializer=parfocal_dot_v1_dot_models__pb2.RollbackReply.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'parfocal.v1.ModelService', rpc_method_handlers)
@@ -70,7 +139,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Lists models.
+    """Lists models and updates them.
     """
 
     @staticmethod
@@ -90,6 +159,114 @@ class ModelService:
             '/parfocal.v1.ModelService/List',
             parfocal_dot_v1_dot_models__pb2.ListRequest.SerializeToString,
             parfocal_dot_v1_dot_models__pb2.ListReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Check(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parfocal.v1.ModelService/Check',
+            parfocal_dot_v1_dot_models__pb2.CheckRequest.SerializeToString,
+            parfocal_dot_v1_dot_models__pb2.CheckReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/parfocal.v1.ModelService/Apply',
+            parfocal_dot_v1_dot_models__pb2.ApplyRequest.SerializeToString,
+            parfocal_dot_v1_dot_models__pb2.ApplyEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Activate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parfocal.v1.ModelService/Activate',
+            parfocal_dot_v1_dot_models__pb2.ActivateRequest.SerializeToString,
+            parfocal_dot_v1_dot_models__pb2.ActivateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parfocal.v1.ModelService/Rollback',
+            parfocal_dot_v1_dot_models__pb2.RollbackRequest.SerializeToString,
+            parfocal_dot_v1_dot_models__pb2.RollbackReply.FromString,
             options,
             channel_credentials,
             insecure,

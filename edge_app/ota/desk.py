@@ -1,0 +1,256 @@
+"""Desk: what a service does with its board's updates: asks, lets a process of its own stage, switches, goes back.
+
+The switch: the new model is opened beside the old one, which goes on answering; then the record names the new one, and
+between two looks the hardware thread takes it. Nobody is told Busy, and no look meets both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from edge_app.appliance import Appliance
+from edge_app.config import Settings
+from edge_app.controller import Controller
+from edge_app.errors import AppError, BundleError, Busy, NotReady, RuntimeFailed, UpdateRefused
+from edge_app.journal import log_of
+from edge_app.model import Model, ModelSource
+from edge_app.ota.staging import Say, staged
+from edge_app.ota.state import Slot, Stage, State
+from edge_app.ota.watcher import Watcher
+from edge_app.shelf import Shelf
+from edge_app.updates import Status, Updates
+from firmware.frames import FrameOptics
+
+FOLLOW_S = 2.0
+"""How often a service looks whether another process changed the record."""
+_TRIES = 3
+_SWITCH_S = 180.0
+_ASK_S = 1.0
+_log = log_of(__name__)
+
+
+@dataclass(frozen=True)
+class Standing(Status):
+    """A status, and how many first jobs of the watched model were seen; what the metrics tell."""
+
+    watched_jobs: int = 0
+
+
+class Desk:
+    """The updates of a board that is served; close it with the appliance."""
+
+    def __init__(self, settings: Settings, appliance: Appliance, updates: Updates) -> None:
+        self.updates = updates
+        self._settings = settings
+        self._appliance = appliance
+        self._one = threading.Lock()
+        self._leaving: threading.Thread | None = None
+        self._slots: dict[str, Slot] | None = None
+        self._closing = threading.Event()
+        self._following: threading.Thread | None = None
+        self.watcher = Watcher(appliance, updates.depot, self._leave)
+        appliance.tell(self.watcher)
+
+    async def status(self) -> Status:
+        """Where updating stands."""
+        return await asyncio.to_thread(self.updates.status)
+
+    def standing(self) -> Standing:
+        """Where updating stands, from any thread."""
+        return Standing(**self.updates.status().as_json(), watched_jobs=self.watcher.watched_jobs)
+
+    async def check(self) -> Status:
+        """Ask the repository. Raises as `Updates.check`."""
+        return await asyncio.to_thread(self.updates.check)
+
+    async def apply(self, name: str, stage_only: bool, say: Say) -> Status:
+        """Stage in a process of its own, at the lowest priority, then switch; cancelling ends that process.
+
+        Raises:
+            AppError: As `Updates.stage` and `activate`.
+        """
+        status = await staged(self._settings, name, say)
+        if stage_only or status.state != Stage.READY.value:
+            return status
+        say(0, 0, f"switching to {status.candidate}")
+        return await self.activate()
+
+    async def activate(self, candidate: str = "") -> Status:
+        """Switch to the candidate, if it is the one of this label, where one is given.
+
+        Raises:
+            UpdateRefused: There is none that is ready, or it cannot be opened here.
+            Busy: Another switch is under way.
+        """
+        return await asyncio.to_thread(self._activate, candidate)
+
+    async def roll_back(self, serving: str = "") -> Status:
+        """Switch to what served before, if what serves has this label, where one is given.
+
+        Raises:
+            UpdateRefused: There is nothing to go back to.
+        """
+        return await asyncio.to_thread(self._roll_back, serving, "")
+
+    def attend(self) -> None:
+        """From now on look every now and then whether another process changed the record, and follow it."""
+
+        def work() -> None:
+            while not self._closing.wait(FOLLOW_S):
+                self.follow()
+
+        self._following = threading.Thread(target=work, name="parfocal-updates", daemon=True)
+        self._following.start()
+
+    def follow(self) -> None:
+        """Serve what the record names, where an updater wrote it while nobody answered; what fails is logged, once."""
+        slots = self.updates.depot.state().slots
+        if slots == self._slots or not self._one.acquire(blocking=False):
+            return
+        try:
+            source, shelf = self._appliance.controller.models.source, self.updates.depot.shelf()
+            if source is not None and source.shelf != shelf:
+                self._switch(shelf, lambda: None)
+                _log.info("record followed", installed=", ".join(sorted(shelf.installed)))
+            self._slots = slots
+        except (BundleError, RuntimeFailed) as error:
+            _log.error("record not followed", why=str(error))
+            self._slots = slots
+        except AppError as error:
+            _log.warning("record not followed yet", why=str(error))
+        finally:
+            self._one.release()
+
+    def close(self) -> None:
+        """Write down what is to be remembered; after the appliance has closed."""
+        self._closing.set()
+        self.watcher.close()
+        for thread in (self._leaving, self._following):
+            if thread is not None:
+                thread.join(timeout=_SWITCH_S)
+
+    def _activate(self, candidate: str) -> Status:
+        with self._alone():
+            version = self.updates.ready()
+            if candidate and candidate != version.label:
+                raise UpdateRefused(f"{version.label} is ready on this board, and not {candidate}")
+            depot = self.updates.depot
+            shelf = depot.shelf().with_installed(version.name, depot.path_of(version))
+            try:
+                self._switch(shelf, self.updates.activate)
+            except (BundleError, RuntimeFailed) as error:
+                why = f"{version.label} cannot be opened by the service: {error}"
+                depot.change(lambda state: state.refused(version, why))
+                raise UpdateRefused(why) from error
+            return self.updates.status()
+
+    def _roll_back(self, serving: str, why: str, waits: bool = False) -> Status:
+        with self._alone(waits):
+            depot, state = self.updates.depot, self.updates.depot.state()
+            asked = serving.partition("@")[0] or state.about
+            name = state.watched.name if why and state.watched else asked
+            if not state.can_roll_back(name):
+                raise UpdateRefused("the models that ship serve; there is nothing to go back to")
+            serves = state.slots[name].serving
+            if serving and serves is not None and serving != serves.label:
+                raise UpdateRefused(f"{serves.label} serves on this board, and not {serving}")
+            then = state.rolled_back(name, why)
+            self._switch(depot.shelf(then), lambda: self.updates.roll_back(name, why))
+            return self.updates.status()
+
+    def _switch(self, shelf: Shelf, commit: Callable[[], object]) -> None:
+        """Open what this shelf gives for the objective in place, have it remembered, let the hardware thread take it.
+
+        Raises:
+            AppError: A model cannot be opened; nothing has changed.
+        """
+        controller = self._appliance.controller
+        before = controller.models.source
+        if before is None:
+            raise UpdateRefused("this board serves without a model, so that there is none to change")
+        source, committed = replace(before, shelf=shelf), False
+        for _ in range(_TRIES):
+            optics = controller.microscope.optics
+            opened = controller.models.all()
+            models = [source.model_for(optics, model, model.bundle.manifest.task) for model in opened]
+            if not committed:
+                commit()
+                committed = True
+            if self._taken(source, models, optics):
+                self.watcher.read_again()
+                return
+        raise Busy("the objective was changed again and again meanwhile; the new model serves after the next start")
+
+    def _taken(self, source: ModelSource, models: Sequence[Model], optics: FrameOptics) -> bool:
+        """Have the hardware thread take these models; False where others are wanted by now.
+
+        Raises:
+            JobStopped: The appliance is closing.
+            NotReady: The hardware thread no longer answers.
+        """
+
+        def take(controller: Controller) -> bool:
+            tasks = {model.bundle.manifest.task for model in models}
+            # Somebody may have been the first to ask a model meanwhile, which the old source gave.
+            none_new = all(model.bundle.manifest.task in tasks for model in controller.models.all())
+            return none_new and controller.adopt(source, models, optics)
+
+        taken = self._appliance.between(take)
+        while not wait([taken], timeout=_ASK_S).done:
+            if self._appliance.condemned:
+                raise NotReady(self._appliance.condemned)
+        return taken.result()
+
+    @contextmanager
+    def _alone(self, waits: bool = False) -> Iterator[None]:
+        if not self._one.acquire(blocking=waits):
+            raise Busy("another switch of models is under way; ask again in a moment")
+        try:
+            yield
+        finally:
+            self._one.release()
+
+    def _leave(self, why: str) -> None:
+        """Go back, from a thread of its own: the hardware thread, which asks for it, has to take the old model."""
+
+        def work() -> None:
+            try:
+                self._roll_back("", why, waits=True)
+            except AppError as error:
+                _log.error("not rolled back", why=str(error))
+                self.watcher.read_again()
+
+        self._leaving = threading.Thread(target=work, name="parfocal-rollback", daemon=True)
+        self._leaving.start()
+
+
+def begun(updates: Updates) -> State:
+    """Note that the service begins; a new model with which it began again and again without success is left.
+
+    Raises:
+        StateUnusable: The disk does not take it.
+    """
+    state = updates.depot.state()
+    if state.watched is None:
+        return state
+    if updates.depot.path_of(state.watched) not in updates.depot.shelf(state).served():
+        why = f"{state.watched.label} does not serve any more, since what ships is newer or its file is damaged"
+        return updates.depot.change(lambda state: state.settled(why) if state.watched else state)
+    if state.starts >= _TRIES:
+        label, name = state.watched.label, state.watched.name
+        why = f"{label} was left again: the service ended {state.starts} times before it finished a job with it"
+        _log.error("model rolled back", model=label, why=why)
+        return updates.depot.change(lambda state: state.rolled_back(name, why))
+    return updates.depot.change(State.begun)
+
+
+def left_out(state: State, name: str, error: RuntimeFailed | BundleError) -> State:
+    """The state after the model that updates put under a name was left, since it cannot be opened."""
+    left = state.slots[name].serving
+    assert left is not None
+    return state.rolled_back(name, f"{left.label} was left since it could not be opened: {error}")

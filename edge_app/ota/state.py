@@ -1,0 +1,186 @@
+"""State: which models updates have put into service on a board, and the steps by which that changes. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydantic import Field
+
+from edge_app.ota.catalogue import Name, Sha256, VersionText
+from edge_app.passport import Strict
+
+
+class Stage(str, Enum):
+    """Where updating stands; the wire's UpdateState has the same names."""
+
+    IDLE = "idle"
+    AVAILABLE = "available"
+    STAGING = "staging"
+    READY = "ready"
+    WATCHED = "watched"
+    SETTLED = "settled"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+
+class Version(Strict):
+    """One bundle of the depot."""
+
+    name: Name
+    version: VersionText
+    sha256: Sha256
+
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name}@{self.version}"
+
+
+class Slot(Strict):
+    """What serves under a name, and what did before; None is the bundle that ships, if there is one."""
+
+    serving: Version | None
+    previous: Version | None
+
+
+class Bad(Strict):
+    """A version that was refused or left again, and why; it is not taken a second time."""
+
+    label: str
+    sha256: Sha256
+    why: str
+
+
+class State(Strict):
+    """All that a board remembers of its updates.
+
+    `about` is the name that `stage` and `reason` are about. `watched` took the place of the bundle with the hash
+    `replaced`; `starts` counts how often the service began with it without finishing a job or coming to a clean end.
+    `latest` is the latest time at which the clock was known to be right, in ISO 8601; `seen` are the versions of the
+    repository's roles that were believed, which may not sink again.
+    """
+
+    format: int = Field(default=1, ge=1, le=1)
+    slots: dict[Name, Slot] = Field(default_factory=dict)
+    candidate: Version | None = None
+    stage: Stage = Stage.IDLE
+    reason: str = ""
+    about: str = ""
+    watched: Version | None = None
+    replaced: str = ""
+    starts: int = 0
+    bad: tuple[Bad, ...] = ()
+    latest: str = ""
+    seen: dict[str, int] = Field(default_factory=dict)
+
+    def told(self, stage: Stage, reason: str, about: str = "") -> State:
+        """The same, at another stage for another reason."""
+        return self.model_copy(update={"stage": stage, "reason": reason, "about": about or self.about})
+
+    def staging(self, version: Version) -> State:
+        """A candidate is being looked at."""
+        return self.told(Stage.STAGING, f"{version.label} is being verified", version.name).model_copy(
+            update={"candidate": version}
+        )
+
+    def ready(self, version: Version, why: str) -> State:
+        """A candidate passed."""
+        return self.told(Stage.READY, why, version.name).model_copy(update={"candidate": version})
+
+    def refused(self, version: Version, why: str) -> State:
+        """A candidate did not pass, and is not to be tried again."""
+        bad = Bad(label=version.label, sha256=version.sha256, why=why)
+        kept = tuple(other for other in self.bad if other.sha256 != version.sha256)
+        changed = self.told(Stage.REFUSED, why, version.name)
+        return changed.model_copy(update={"candidate": None, "bad": (*kept, bad)})
+
+    def failed(self, why: str) -> State:
+        """Nothing came of it, and it may be tried again; a model that is watched is still watched."""
+        if self.watched is not None:
+            return self.told(Stage.WATCHED, why, self.watched.name).model_copy(update={"candidate": None})
+        return self.told(Stage.FAILED, why).model_copy(update={"candidate": None})
+
+    def activated(self, why: str, replaced: str) -> State:
+        """The candidate serves in place of the bundle of this hash, "" for none, and is watched."""
+        version = self.candidate
+        assert version is not None
+        before = self.slots.get(version.name)
+        slot = Slot(serving=version, previous=before.serving if before else None)
+        changed = self.told(Stage.WATCHED, why, version.name)
+        return changed.model_copy(
+            update={
+                "slots": {**self.slots, version.name: slot},
+                "candidate": None,
+                "watched": version,
+                "replaced": replaced,
+                "starts": 0,
+            }
+        )
+
+    def settled(self, why: str) -> State:
+        """The watched version proved itself."""
+        assert self.watched is not None
+        changed = self.told(Stage.SETTLED, why, self.watched.name)
+        return changed.model_copy(update={"watched": None, "starts": 0})
+
+    def begun(self) -> State:
+        """The service began once more while a version is watched."""
+        return self.model_copy(update={"starts": self.starts + 1})
+
+    def proved(self) -> State:
+        """The watched version finished a job, or ended as it should."""
+        return self.model_copy(update={"starts": 0})
+
+    def not_begun(self) -> State:
+        """The service could not begin, for reasons that are not the watched version's."""
+        return self.model_copy(update={"starts": max(0, self.starts - 1)})
+
+    def unfit(self, version: Version, why: str) -> State:
+        """A candidate is not for this board as it is now; that may change, so it is not remembered against it."""
+        return self.told(Stage.REFUSED, why, version.name).model_copy(update={"candidate": None})
+
+    def forgiven(self, label: str) -> State:
+        """A version may be tried again, because a person says so."""
+        kept = tuple(bad for bad in self.bad if bad.label != label)
+        stage = Stage.IDLE if self.watched is None else Stage.WATCHED
+        return self.told(stage, f"{label} may be tried again").model_copy(update={"bad": kept})
+
+    def looked(self) -> State:
+        """The repository could be asked, and was believed: that it could not before is over."""
+        return self.told(Stage.IDLE, "") if self.stage is Stage.FAILED else self
+
+    def can_roll_back(self, name: str) -> bool:
+        """Whether something other than the bundle that ships serves under a name."""
+        slot = self.slots.get(name)
+        return slot is not None and slot.serving is not None
+
+    def rolled_back(self, name: str, why: str) -> State:
+        """What served under a name before serves again, and what is left is not taken a second time."""
+        left = self.slots[name].serving
+        assert left is not None
+        changed = self.refused(left, why).told(Stage.ROLLED_BACK, why, name)
+        slots = dict(self.slots)
+        slots[name] = Slot(serving=self.slots[name].previous, previous=None)
+        if slots[name].serving is None:
+            del slots[name]
+        stays = self.watched is not None and self.watched.name != name
+        return changed.model_copy(
+            update={
+                "slots": slots,
+                "candidate": self.candidate,
+                "watched": self.watched if stays else None,
+                "starts": self.starts if stays else 0,
+            }
+        )
+
+    def is_bad(self, label: str, sha256: str) -> str:
+        """Why a version is not to be tried again, or ""."""
+        return next((bad.why for bad in self.bad if sha256 == bad.sha256 or label == bad.label), "")
+
+    def kept(self) -> set[str]:
+        """The hashes of all bundles that are still wanted."""
+        versions = [self.candidate, self.watched]
+        for slot in self.slots.values():
+            versions += [slot.serving, slot.previous]
+        return {version.sha256 for version in versions if version is not None}

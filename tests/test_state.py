@@ -1,0 +1,91 @@
+"""The steps by which what a board remembers of its updates changes."""
+
+from __future__ import annotations
+
+import pytest
+from updating import NAME, bundle, version_of
+
+from edge_app.ota.state import Slot, Stage, State, Version
+
+OLD, NEW = version_of(bundle("1.0.0"), "1.0.0"), version_of(bundle("1.1.0"), "1.1.0")
+OTHER = version_of(bundle("2.0.0", "other"), "2.0.0", "other")
+SERVED = State(slots={NAME: Slot(serving=OLD, previous=None)}, about=NAME)
+
+
+def watched() -> State:
+    """The new one serves in place of the old one."""
+    return SERVED.ready(NEW, "it focuses as well").activated("it serves", OLD.sha256)
+
+
+def serving(state: State, name: str = NAME) -> Version | None:
+    slot = state.slots.get(name)
+    return slot.serving if slot else None
+
+
+def test_a_candidate_serves_only_once_it_is_activated() -> None:
+    for state in (SERVED.staging(NEW), SERVED.ready(NEW, "fine"), SERVED.refused(NEW, "bad"), SERVED.failed("cut")):
+        assert serving(state) == OLD
+    assert serving(watched()) == NEW
+
+
+def test_an_activated_candidate_is_watched_and_remembers_what_it_replaced() -> None:
+    state = watched()
+    assert (state.stage, state.watched, state.candidate) == (Stage.WATCHED, NEW, None)
+    assert (state.slots[NAME].previous, state.replaced) == (OLD, OLD.sha256)
+
+
+def test_a_settled_model_is_no_longer_watched() -> None:
+    state = watched().begun().settled("64 jobs went well")
+    assert (state.stage, state.watched, state.starts, serving(state)) == (Stage.SETTLED, None, 0, NEW)
+
+
+def test_going_back_has_the_old_one_serve_and_remembers_the_new_one_as_bad() -> None:
+    state = watched().rolled_back(NAME, "it was worse")
+    assert (serving(state), state.stage, state.watched) == (OLD, Stage.ROLLED_BACK, None)
+    assert state.is_bad(NEW.label, "") == "it was worse"
+    assert state.is_bad("net@9.9.9", NEW.sha256) == "it was worse"
+    assert not state.is_bad(OLD.label, OLD.sha256)
+
+
+def test_going_back_twice_leaves_the_bundle_that_ships() -> None:
+    state = watched().rolled_back(NAME, "worse").rolled_back(NAME, "worse too")
+    assert state.slots == {}
+    assert not state.can_roll_back(NAME)
+
+
+def test_going_back_under_one_name_leaves_another_that_is_watched() -> None:
+    state = SERVED.ready(OTHER, "fine").activated("serves", "").begun()
+    left = state.rolled_back(NAME, "somebody asked for it")
+    assert (left.watched, left.starts, serving(left, "other")) == (OTHER, 1, OTHER)
+
+
+def test_a_version_is_remembered_as_bad_once() -> None:
+    state = SERVED.refused(NEW, "once").refused(NEW, "twice")
+    assert [bad.why for bad in state.bad] == ["twice"]
+
+
+def test_a_failure_drops_the_candidate_and_may_be_tried_again() -> None:
+    state = SERVED.staging(NEW).failed("the stick was pulled out")
+    assert (state.stage, state.candidate, state.bad) == (Stage.FAILED, None, ())
+
+
+def test_a_failure_beside_a_watched_model_goes_back_to_watching_it() -> None:
+    state = watched().staging(OTHER).failed("the stick was pulled out")
+    assert (state.stage, state.about, state.watched, state.candidate) == (Stage.WATCHED, NAME, NEW, None)
+
+
+def test_starts_count_until_a_job_ended() -> None:
+    assert watched().begun().begun().starts == 2
+    assert watched().begun().proved().starts == 0
+
+
+@pytest.mark.parametrize("state", [watched(), SERVED.ready(OTHER, "fine"), watched().refused(OTHER, "bad")])
+def test_every_bundle_that_may_still_serve_is_kept(state: State) -> None:
+    versions = [state.candidate, state.watched, *(slot.serving for slot in state.slots.values())]
+    versions += [slot.previous for slot in state.slots.values()]
+    assert state.kept() == {version.sha256 for version in versions if version is not None}
+
+
+def test_a_state_is_read_as_it_was_written() -> None:
+    state = watched().refused(OTHER, "bad").model_copy(update={"seen": {"root": 3}, "latest": "2027-03-01"})
+    assert State.model_validate_json(state.model_dump_json()) == state
