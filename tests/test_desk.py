@@ -290,7 +290,9 @@ def test_a_record_that_another_process_wrote_is_followed(rig: Rig) -> None:
     assert rig.open == "net@1.0.0"
 
 
-def test_a_record_that_cannot_be_followed_is_told_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_followed_is_told_once_and_what_is_new_there_left(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     tries: list[int] = []
 
     def fail() -> None:
@@ -302,6 +304,23 @@ def test_a_record_that_cannot_be_followed_is_told_once(rig: Rig, caplog: pytest.
     rig.desk.follow()
     rig.desk.follow()
     assert (rig.open, len(tries), caplog.messages.count("record not followed")) == ("net@1.0.0", 1, 1)
+    assert rig.recorded == OLD
+    assert "could not be opened: the accelerator is out of memory" in rig.updates.status().reason
+    assert rig.depot.state().is_bad(f"{NAME}@{NEW}", "")
+
+
+def test_a_record_that_cannot_be_followed_on_a_full_disk_is_told_too(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeFailed("the accelerator is out of memory")
+
+    rig.hook = fail
+    rig.updates.activate()
+    rig.disk.full_at = rig.disk.operations + 1
+    rig.desk.follow()
+    assert "not remembered" in caplog.messages
+    assert (rig.open, rig.recorded) == ("net@1.0.0", NEW)
 
 
 def test_a_service_attends_to_its_record_until_it_closes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

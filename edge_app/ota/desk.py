@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from edge_app.appliance import Appliance
 from edge_app.config import Settings
 from edge_app.controller import Controller
-from edge_app.errors import AppError, BundleError, Busy, NotReady, RuntimeFailed, UpdateRefused
+from edge_app.errors import AppError, BundleError, Busy, NotReady, RuntimeFailed, StateUnusable, UpdateRefused
 from edge_app.journal import log_of
 from edge_app.model import Model, ModelSource
 from edge_app.ota.staging import Say, staged
@@ -108,7 +108,10 @@ class Desk:
         self._following.start()
 
     def follow(self) -> None:
-        """Serve what the record names, where an updater wrote it while nobody answered; what fails is logged, once."""
+        """Serve what the record names, where an updater wrote it while nobody answered.
+
+        A new model that cannot be opened here is left, as at a start.
+        """
         slots = self.updates.depot.state().slots
         if slots == self._slots or not self._one.acquire(blocking=False):
             return
@@ -121,10 +124,21 @@ class Desk:
         except (BundleError, RuntimeFailed) as error:
             _log.error("record not followed", why=str(error))
             self._slots = slots
+            self._leave_unopened(error)
         except AppError as error:
             _log.warning("record not followed yet", why=str(error))
         finally:
             self._one.release()
+
+    def _leave_unopened(self, error: RuntimeFailed | BundleError) -> None:
+        source, depot = self._appliance.controller.models.source, self.updates.depot
+        watched = depot.state().watched
+        if source is None or watched is None or depot.path_of(watched) in source.shelf.installed.values():
+            return
+        try:
+            depot.change(lambda now: left_out(now, watched.name, error) if now.watched == watched else now)
+        except StateUnusable as full:
+            _log.error("not remembered", why=str(full))
 
     def close(self) -> None:
         """Write down what is to be remembered; after the appliance has closed."""
