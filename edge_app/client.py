@@ -218,7 +218,7 @@ class Client:
         except grpc.RpcError as fault:
             error = error_of(fault, self.address)
             if self._identity is not None and type(error) is Unreachable:
-                why = why_not(self.address, self._identity)
+                why = why_not(self.address.removeprefix(TLS), self._identity)
                 raise (NotIdentified(why) if why else error) from None
             raise error from None
 

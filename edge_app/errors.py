@@ -53,6 +53,10 @@ class TooOften(Busy):
     """One client asks for motion faster than a stage should be moved; try again in a moment."""
 
 
+class TooMany(Busy):
+    """One client has too many calls under way; let some of them end first."""
+
+
 class JobStopped(AppError):
     """The job was stopped, by request or because its client went away."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from edge_app.access.addresses import is_here, socket_file
+from edge_app.access.addresses import answers, is_here, socket_file
 from edge_app.access.announcing import Announcer, Notice, notice
 from edge_app.access.callers import Callers
 from edge_app.access.clients import Book
@@ -37,7 +36,7 @@ MAX_REQUEST_BYTES = 64 * 2**10
 """The largest request; ours have some tens of bytes, reflection's some hundred."""
 MAX_CONNECTIONS = 256
 MAX_CALLS = 256
-"""Calls under way at once, over all connections; one more is refused."""
+"""Calls under way at once at one address; one more is refused there, and the other addresses go on."""
 MAX_CALLS_PER_CONNECTION = 100
 HANDSHAKE_S = 10.0
 """How long a connection may take to say what it wants."""
@@ -67,7 +66,7 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class Front:
-    """A gRPC server whose services come and go with the board; make it inside a running event loop.
+    """A gRPC server for each address, whose services come and go with the board; make it inside a running event loop.
 
     Health says SERVING for each service that works: none while there is no board or its hardware thread hangs, all but
     FocusService (and the whole, "") while the camera is lost or the model gave no answer when it was last asked.
@@ -85,11 +84,7 @@ class Front:
         self._said: dict[str, int] = {}
         self._switch = Switch()
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=(self._guard,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
-        )
-        self._server.add_generic_rpc_handlers((self._switch,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._servers: list[grpc.aio.Server] = []
         self._locks: dict[str, Lock] = {}
         self._announcing: asyncio.Task[None] | None = None
         self._started = False
@@ -130,8 +125,10 @@ class Front:
         await self._show([service.full_name for service in SERVICES], [WaitingRoom(trouble)])
 
     async def refresh(self) -> None:
-        """Have health say what is so, and end the calls of clients that were revoked."""
+        """Have health say what is so, end the calls of clients that were revoked, and look after the keys."""
         self._guard.expel()
+        for lock in self._locks.values():
+            lock.look()
         for name in {"", *self._offered}:
             status = _Status.SERVING if self._works(name) else _Status.NOT_SERVING
             if self._said.get(name) != status:
@@ -148,12 +145,14 @@ class Front:
         """Stop the running job, let its callers hear the outcome, and give the addresses back."""
         if self._announcing is not None:
             self._announcing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._announcing
+            await asyncio.wait([self._announcing])
         await self._health.enter_graceful_shutdown()
         if self._appliance is not None:
             self._appliance.stop()
-        await self._server.stop(GRACE_S)
+        if not self._started:
+            # gRPC gives back the address of a server that was never started only when the process ends.
+            await self._start()
+        await asyncio.gather(*(server.stop(GRACE_S) for server in self._servers))
 
     async def _show(self, names: list[str], handlers: list[grpc.GenericRpcHandler]) -> None:
         mirror = Collector()
@@ -166,29 +165,44 @@ class Front:
         self._offered = names
         await self.refresh()
         if not self._started:
-            self._started = True
-            await self._server.start()
+            await self._start()
             if self._doors.announce:
                 self._announce()
 
+    async def _start(self) -> None:
+        self._started = True
+        for server in self._servers:
+            await server.start()
+
     def _take(self, address: str) -> str:
-        """Bind one address; gives it with the port that was found."""
-        lock = self._locks.get(address)
+        """Bind one address, with a server of its own; gives it with the port that was found."""
+        lock, file = self._locks.get(address), socket_file(address)
+        taken = AddressInUse(
+            f"cannot listen on {address}: it is taken, or no address of this machine; stop the server "
+            "that has it, or choose another with --listen"
+        )
+        if file is not None and answers(file):
+            raise taken  # gRPC would take its place without a word
+        server = self._server()
         try:
             if lock is None:
-                port = self._server.add_insecure_port(address)
+                port = server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, lock.credentials(address != self._doors.tokens))
+                port = server.add_secure_port(address, lock.credentials(address != self._doors.tokens))
         except RuntimeError as error:
-            raise AddressInUse(
-                f"cannot listen on {address}: it is taken, or no address of this machine; stop the server "
-                "that has it, or choose another with --listen"
-            ) from error
-        file = socket_file(address)
+            raise taken from error
+        self._servers.append(server)
         if file is None:
             return f"{address.rpartition(':')[0]}:{port}"
         file.chmod(SOCKET_MODE)
         return address
+
+    def _server(self) -> grpc.aio.Server:
+        """A server that answers as all the others do, and has limits of its own."""
+        server = grpc.aio.server(interceptors=(self._guard,), options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        server.add_generic_rpc_handlers((self._switch,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        return server
 
     def _announce(self) -> None:
         """Tell the network of the first address that it can reach."""
@@ -199,6 +213,7 @@ class Front:
         lock = next(iter(self._locks.values()))
 
         def now() -> Notice:
+            lock.look()
             board = self._appliance.controller.microscope.profile.name if self._appliance is not None else ""
             return notice(board, version(), reached, lock.keys)
 

@@ -146,7 +146,8 @@ class Lifetime:
 
     async def _front_elsewhere(self, listen: str) -> Front | None:
         """Where somebody can say why an address cannot be had: the one from before, else on this machine only."""
-        for doors, address in ((self._doors, self._listens_by), (Doors(), here_instead(listen))):
+        here = [(Doors(), address) for address in here_instead(listen).split(",")]
+        for doors, address in ((self._doors, self._listens_by), *here):
             front = Front(doors)
             if address and _bound(front, address):
                 self._elsewhere = True

@@ -10,10 +10,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from edge_app import errors as app
+from edge_app.access.addresses import TLS
 from firmware import errors as board
 
 DOMAIN = "parfocal"
 _RETRY_S = 1
+_FULL = "Concurrent RPC limit exceeded"
+"""How gRPC says that there is no room for a call."""
 _log = logging.getLogger(__name__)
 _Code = grpc.StatusCode
 
@@ -49,6 +52,7 @@ STATUS: dict[type[Exception], grpc.StatusCode] = {
     # Not UNAVAILABLE: that is what an absent server looks like, and proxies repeat such calls unasked.
     app.Busy: _Code.RESOURCE_EXHAUSTED,
     app.TooOften: _Code.RESOURCE_EXHAUSTED,
+    app.TooMany: _Code.RESOURCE_EXHAUSTED,
     app.JobStopped: _Code.ABORTED,
     app.NotIdentified: _Code.UNAUTHENTICATED,
     app.NotAllowed: _Code.PERMISSION_DENIED,
@@ -105,9 +109,12 @@ def error_of(fault: grpc.RpcError, address: str) -> Exception:
         if detail.Unpack(info) and info.domain == DOMAIN:
             return error_named(info.reason, message)
     if code is _Code.UNAVAILABLE:
+        listen = address.removeprefix(TLS)
         return app.Unreachable(
-            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"
+            f"nothing answers at {listen}; start it with `parfocal serve --listen {listen}`, or check the address"
         )
+    if code is _Code.RESOURCE_EXHAUSTED and message.startswith(_FULL):
+        return app.Busy(f"{address} has as many calls under way as it takes; ask again in a moment")
     if code is _Code.DEADLINE_EXCEEDED:
         return app.RemoteError(f"{address} gave no answer in time; allow more time, or stop what it is doing")
     if code is _Code.UNIMPLEMENTED:

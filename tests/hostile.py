@@ -189,7 +189,7 @@ class Attack:
 
     def send(self, requests: int) -> None:
         """So many requests, of all kinds in their shares."""
-        doing: dict[str, Callable[[int], None]] = {
+        doing: dict[str, Callable[[int], int]] = {
             "messages": self._messages,
             "impossible": self._impossible,
             "large": self._large,
@@ -198,9 +198,7 @@ class Attack:
             "half open": self._begin,
         }
         for kind, share in _SHARES.items():
-            count = max(1, round(requests * share))
-            doing[kind](count)
-            self.report.sent[kind] += count
+            self.report.sent[kind] += doing[kind](max(1, round(requests * share)))
 
     def rest(self, waits_s: float) -> None:
         """Let go of every connection that was only begun, after a while in which the service may do so first."""
@@ -209,7 +207,7 @@ class Attack:
         time.sleep(waits_s)
         self._half_open.close()
 
-    def _messages(self, count: int) -> None:
+    def _messages(self, count: int) -> int:
         """Messages that are none, or of another method, on every method."""
         left = iter(range(count))
         self._number += 1  # else the second part would be the first once more
@@ -231,18 +229,21 @@ class Attack:
         for _ in left:  # hypothesis stops early where it finds nothing new
             raw = self._chance.randbytes(self._chance.randint(0, 300))
             self._call(self._chance.choice(list(self._channels)), self._chance.choice(METHODS), raw)
+        return count
 
-    def _impossible(self, count: int) -> None:
+    def _impossible(self, count: int) -> int:
         for _ in range(count):
             method, request = self._chance.choice(IMPOSSIBLE)
             self._call("operator", method, request.SerializeToString())
+        return count
 
-    def _large(self, count: int) -> None:
+    def _large(self, count: int) -> int:
         for _ in range(count):
             size = self._chance.choice([MAX_REQUEST_BYTES + 1, 2**20])
             self._call(self._anybody(), self._chance.choice(METHODS), bytes(size))
+        return count
 
-    def _metadata(self, count: int) -> None:
+    def _metadata(self, count: int) -> int:
         for _ in range(count):
             chance = self._chance
             odd: list[tuple[str, str | bytes]] = [
@@ -254,17 +255,19 @@ class Attack:
             if chance.random() < 0.5:
                 odd.append(("authorization", f"Bearer {chance.randbytes(30).hex()}"))
             self._call(self._anybody(), chance.choice(METHODS), b"\xff", odd)
+        return count
 
-    def _wire(self, count: int) -> None:
+    def _wire(self, count: int) -> int:
+        reached = 0
         for _ in range(count):
             path = self._chance.choice(METHODS).encode()
             made = self._chance.choice(wire.WAYS)(self._chance, path)
             # Raw TLS comes with a viewer's certificate or none: whatever it asks can move nothing.
-            wire.send(self._chance.choice(self._targets), made)
+            reached += wire.send(self._chance.choice(self._targets), made)
+        return reached
 
-    def _begin(self, count: int) -> None:
-        for _ in range(count):
-            self._half_open.begin(self._chance.choice(self._targets), self._chance)
+    def _begin(self, count: int) -> int:
+        return sum(self._half_open.begin(self._chance.choice(self._targets), self._chance) for _ in range(count))
 
     def _anybody(self) -> str:
         return self._chance.choice(list(self._channels))

@@ -26,17 +26,14 @@ class Target:
 
 @contextmanager
 def connected(target: Target) -> Iterator[socket.socket]:
-    """A connection; whatever happens to it is the stranger's trouble."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", target.port), 2.0) as plain:
+    """A connection; an OSError where it cannot be made or secured."""
+    with socket.create_connection(("127.0.0.1", target.port), 2.0) as plain:
         plain.settimeout(_WAIT_S)
         if target.tls is None:
             yield plain
         else:
             with target.tls.wrap_socket(plain, server_hostname="board.parfocal") as secured:
                 yield secured
-        return
-    with socket.socket() as nowhere:
-        yield nowhere
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
@@ -189,15 +186,21 @@ WAYS: tuple[Makes, ...] = (
 )
 
 
-def send(target: Target, made: bytes) -> None:
-    """Connect, send, read what comes, and go, properly or not."""
-    with connected(target) as wire, suppress(OSError):
-        wire.sendall(made)
-        if len(made) % 2:
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        else:
-            wire.shutdown(socket.SHUT_WR)
-            wire.recv(65536)
+def send(target: Target, made: bytes) -> bool:
+    """Connect, send, read what comes, and go, properly or not; gives whether somebody was there."""
+    try:
+        with connected(target) as wire, suppress(OSError):
+            wire.sendall(made)
+            if len(made) % 2:
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                wire.shutdown(socket.SHUT_WR)
+                wire.recv(65536)
+    except (ssl.SSLError, ConnectionResetError, TimeoutError):
+        return True  # turned away in the handshake
+    except OSError:
+        return False
+    return True
 
 
 class HalfOpen:
@@ -207,15 +210,18 @@ class HalfOpen:
         self._most = most
         self._open: list[socket.socket] = []
 
-    def begin(self, target: Target, chance: random.Random) -> None:
-        """Open one more."""
+    def begin(self, target: Target, chance: random.Random) -> bool:
+        """Open one more; gives whether somebody was there."""
+        began = False
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" if target.tls is not None else PREFACE
         with suppress(OSError):
             wire = socket.create_connection(("127.0.0.1", target.port), 2.0)
             self._open.append(wire)
+            began = True
             wire.sendall(hello[: chance.randint(0, len(hello))])
         while len(self._open) > self._most:
             self._open.pop(0).close()
+        return began
 
     def close(self) -> None:
         """Let go of all."""

@@ -151,8 +151,12 @@ def test_another_boards_kit_is_named(board: Keyed, tmp_path: Path) -> None:
     other = Trust(tmp_path / "other")
     other.init("other", [], NOW)
     kits.write(other.add("anna", Role.ADMIN, 30.0, False, NOW), tmp_path / "kit")
-    with Client(board.far, WAIT_S, tmp_path / "kit") as client, pytest.raises(NotIdentified, match="is not the board"):
-        client.describe()
+    for address in (board.far, f"tls:{board.far.replace('0.0.0.0', '127.0.0.1')}"):
+        with (
+            Client(address, WAIT_S, tmp_path / "kit") as client,
+            pytest.raises(NotIdentified, match="is not the board"),
+        ):
+            client.describe()
 
 
 def test_a_kit_that_the_board_turns_away_is_named(board: Keyed, tmp_path: Path) -> None:
@@ -190,8 +194,10 @@ def test_a_boards_certificate_that_has_expired_says_how_to_renew_it(bench: Bench
 
 def test_where_nothing_answers_the_client_says_that_and_not_more(board: Keyed, free_address: str) -> None:
     kit = board.kit("anna", Role.VIEWER)
-    with Client(free_address.replace("127.0.0.1", "0.0.0.0"), WAIT_S, kit) as client, pytest.raises(Unreachable):
-        client.describe()
+    for address in (free_address.replace("127.0.0.1", "0.0.0.0"), f"tls:{free_address}"):
+        listen = address.removeprefix("tls:")
+        with Client(address, WAIT_S, kit) as client, pytest.raises(Unreachable, match=f"at {listen}; .* {listen}`"):
+            client.describe()
 
 
 @pytest.fixture

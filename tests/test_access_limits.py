@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from edge_app.access.doors import Doors
 from edge_app.access.pace import Pace
 from edge_app.access.roles import Role
 from edge_app.access.trust import Trust
-from edge_app.errors import Busy, TooOften, TrustUnusable
+from edge_app.errors import AddressInUse, Busy, TooOften, TrustUnusable
 from edge_app.front import MAX_REQUEST_BYTES, Front
 from edge_app.lifetime import Lifetime, Plan
 
@@ -147,6 +149,49 @@ async def test_an_address_for_tokens_wants_keys_wherever_it_is(tmp_path: Path) -
     await front.stop()
 
 
+@contextmanager
+def taken() -> Iterator[str]:
+    """An address that somebody else has."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield f"127.0.0.1:{other.getsockname()[1]}"
+
+
+async def test_where_one_address_cannot_be_had_the_others_are_given_back() -> None:
+    first = f"127.0.0.1:{free_port()}"
+    with taken() as second:
+        front = Front()
+        with pytest.raises(AddressInUse, match=second):
+            front.bind(f"{first},{second}")
+        await front.stop()
+    again = Front()
+    assert again.bind(first) == first
+    await again.stop()
+
+
+async def test_a_socket_at_which_somebody_answers_is_not_taken_away(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    first, second = Front(), Front()
+    first.bind(address)
+    with pytest.raises(AddressInUse, match=address):
+        second.bind(address)
+    await second.stop()
+    await first.turn_away("no board")
+    async with grpc.aio.insecure_channel(address) as channel:
+        assert (await describe(channel)).trouble == "no board"
+    await first.stop()
+
+
+async def test_a_socket_that_a_killed_service_left_is_taken(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(f"{tmp_path}/socket")
+    front = Front()
+    assert front.bind(address) == address
+    await front.stop()
+
+
 # How much.
 
 
@@ -201,6 +246,20 @@ async def test_a_service_without_keys_says_so_on_this_machine_and_serves_once_it
         assert "parfocal trust init" in (await describe(channel)).trouble
     Trust(tmp_path / "trust").init("bench", [], NOW)
     assert await asyncio.wait_for(told.get(), WAIT_S) == f"0.0.0.0:{port}"
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(living, WAIT_S)
+
+
+async def test_an_address_that_is_not_there_yet_is_said_at_the_others_and_served_once_it_is(signals: None) -> None:
+    first = f"127.0.0.1:{free_port()}"
+    with taken() as second:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        plan = Plan(Reader(), lambda _before: f"{first},{second}", told.put_nowait, True, 0.05, 0.1)
+        living = asyncio.create_task(Lifetime(plan).live())
+        assert await asyncio.wait_for(told.get(), WAIT_S) == first
+        async with grpc.aio.insecure_channel(first) as channel:
+            assert f"cannot listen on {second}" in (await describe(channel)).trouble
+    assert await asyncio.wait_for(told.get(), WAIT_S) == f"{first},{second}"
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(living, WAIT_S)
 

@@ -6,13 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from keyed_board import NOW, free_port
 from zeroconf.asyncio import AsyncServiceInfo
 
 from edge_app.access import announcing, finding
-from edge_app.access.announcing import Announcer, Notice
+from edge_app.access.announcing import Announcer, Notice, notice
+from edge_app.access.certificates import fingerprint
+from edge_app.access.doors import Doors
 from edge_app.access.finding import Found, fields, lines, look
+from edge_app.access.trust import Keys, Trust
+from edge_app.front import Front
 
 HERE = ["127.0.0.1"]
 LOOK_S = 4.0
@@ -59,7 +66,7 @@ def test_a_kit_knows_its_own_board(authority: str | None, fits: bool | None) -> 
 async def test_a_board_that_has_gone_is_not_found() -> None:
     async with told(NOTICE):
         pass
-    assert [each for each in await look(0.5, None, HERE) if each.authority == NOTICE.authority] == []
+    assert [each for each in await look(LOOK_S, None, HERE) if each.authority == NOTICE.authority] == []
 
 
 def test_what_a_stranger_tells_cannot_drive_a_terminal() -> None:
@@ -90,5 +97,78 @@ def test_what_was_found_is_told_to_people_and_programs() -> None:
     assert "announce = true" in lines([])
 
 
-def test_a_board_that_listens_everywhere_tells_every_address_but_loopback() -> None:
-    assert not [address for address in announcing.own_addresses() if address.startswith("127.")]
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A board's keys."""
+    trust = Trust(tmp_path / "trust")
+    trust.init("bench", [], NOW)
+    return trust.keys()
+
+
+def _adapter(*ips: object) -> SimpleNamespace:
+    return SimpleNamespace(ips=[SimpleNamespace(ip=ip) for ip in ips])
+
+
+def test_a_board_that_listens_everywhere_tells_every_address_but_loopback(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = [_adapter("127.0.0.1", ("::1", 0, 0)), _adapter("192.0.2.7"), _adapter("10.0.0.2", ("fe80::1", 0, 2))]
+    monkeypatch.setattr("ifaddr.get_adapters", lambda: adapters)
+    assert notice("bench", "1", "0.0.0.0:50052", keys).addresses == ("10.0.0.2", "192.0.2.7")
+
+
+@pytest.mark.parametrize(("listens", "told"), [("192.0.2.7:50052", "192.0.2.7"), ("localhost:50052", "127.0.0.1")])
+def test_a_board_that_listens_at_one_address_or_name_tells_its_address(keys: Keys, listens: str, told: str) -> None:
+    made = notice("bench", "1", listens, keys)
+    assert (made.addresses, made.port) == ((told,), 50052)
+    assert (made.certificate, made.authority) == (keys.board.sha256, fingerprint(keys.authority))
+
+
+async def test_a_board_with_a_name_that_is_too_long_to_be_told_is_told_by_its_beginning() -> None:
+    async with told(replace(NOTICE, board="\u00fc" * 300, authority="d" * 64)):
+        (board,) = [each for each in await look(LOOK_S, None, HERE) if each.authority == "d" * 64]
+    assert board.board == "\u00fc" * 100
+
+
+async def test_whatever_is_in_the_way_of_telling_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    def fail() -> Notice:
+        nonlocal tries
+        tries += 1
+        raise ValueError("bytes must be in range(0, 256)")
+
+    monkeypatch.setattr(announcing, "LOOK_S", 0.0)
+    keeping = asyncio.create_task(Announcer(fail, HERE).keep())
+    while tries < 3:
+        await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert caplog.messages.count("not announced") == 1
+
+
+async def test_a_service_announces_its_first_address_that_others_reach_and_stops_though_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Notice] = []
+
+    class Dies(Announcer):
+        async def keep(self) -> None:
+            asked.append(self._now())
+            raise ValueError("unforeseen")
+
+    monkeypatch.setattr("edge_app.front.Announcer", Dies)
+    trust = Trust(tmp_path / "trust")
+    trust.init("bench", [], NOW)
+    port = free_port()
+    front = Front(Doors(trust.folder, announce=True))
+    front.bind(f"127.0.0.1:0,0.0.0.0:{port}")
+    await front.turn_away("no board")
+    await asyncio.sleep(0)
+    await front.stop()
+    assert [(each.board, each.port, each.certificate) for each in asked] == [("", port, trust.keys().board.sha256)]
+    again = Front(Doors(trust.folder))
+    assert again.bind(f"0.0.0.0:{port}")
+    await again.stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 BOARD_NAME = "board.parfocal"
@@ -44,3 +46,12 @@ def here_instead(listen: str) -> str:
 def socket_file(address: str) -> Path | None:
     """The file of a unix socket."""
     return Path(address[len(_UNIX) :].removeprefix("//")) if address.startswith(_UNIX) else None
+
+
+def answers(file: Path) -> bool:
+    """Whether somebody listens on a unix socket; the file alone may be what a killed service left."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(1.0)
+        trial.connect(str(file))
+        return True
+    return False

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_app.access.trust import Keys
-from edge_app.errors import TrustUnusable
 from edge_app.journal import log_of
 
 SERVICE = "_parfocal._tcp.local."
 LOOK_S = 30.0
 """How soon another address or certificate of this machine is told."""
+_NAME_BYTES = 200
+"""An entry of a text record has 255 bytes at most, its key included."""
 _log = log_of(__name__)
 
 
@@ -34,7 +35,7 @@ class Notice:
     def properties(self) -> dict[str, str]:
         """As the service's text record."""
         return {
-            "board": self.board,
+            "board": self.board.encode()[:_NAME_BYTES].decode(errors="ignore"),
             "version": self.version,
             "certificate": self.certificate,
             "authority": self.authority,
@@ -45,10 +46,20 @@ def notice(board: str, version: str, listens: str, keys: Keys) -> Notice:
     """What to tell of a board that listens on an address with keys; "" for a board that is not known yet."""
     host, _, port = listens.rpartition(":")
     every = host in ("0.0.0.0", "[::]", "*")  # noqa: S104 - compared, not bound
-    addresses = own_addresses() if every else (host.strip("[]"),)
+    addresses = own_addresses() if every else _addresses_of(host.strip("[]"))
     from edge_app.access.certificates import fingerprint
 
     return Notice(board, version, addresses, int(port), keys.board.sha256, fingerprint(keys.authority))
+
+
+def _addresses_of(host: str) -> tuple[str, ...]:
+    """The IPv4 addresses of a name or an address.
+
+    Raises:
+        OSError: It has none.
+    """
+    found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+    return tuple(sorted({str(where[0]) for *_, where in found}))
 
 
 def own_addresses() -> tuple[str, ...]:
@@ -80,11 +91,9 @@ class Announcer:
 
     async def _tried(self) -> str:
         """Tell until it is no longer so; gives what is in the way."""
-        from zeroconf import Error
-
         try:
             await self._tell(self._now())
-        except (OSError, TrustUnusable, Error) as error:
+        except Exception as error:  # noqa: BLE001 - zeroconf raises many; a board serves without being announced too
             return str(error) or type(error).__name__
         return ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,7 +18,8 @@ from edge_app.config import Settings
 from edge_app.errors import TrustUnusable
 from edge_app.journal import log_of
 
-_SOON = timedelta(days=60)
+LOOK_S = 60.0
+_SOON, _DAY_S = timedelta(days=60), 86_400.0
 _log = log_of(__name__)
 
 
@@ -57,13 +60,24 @@ class Lock:
             TrustUnusable: They are missing, damaged, or others may read them.
         """
         self._trust = trust
-        self._stamp = trust.stamp()
+        self._seen = self._stamp = trust.stamp()
         self._reading = threading.Lock()
-        self.keys = trust.keys()
+        self.keys = self._in_use = trust.keys()
+        self._look_s = self._warn_s = -math.inf
+
+    def look(self, now_s: float | None = None) -> None:
+        """See every minute whether the keys are others, and once a day whether their end is near."""
+        now_s = time.monotonic() if now_s is None else now_s
+        if now_s < self._look_s + LOOK_S:
+            return
+        self._look_s = now_s
+        with self._reading:
+            self._read()
         from edge_app.access import certificates
 
         end = certificates.ends(self.keys.board.certificate)
-        if end < datetime.now(timezone.utc) + _SOON:
+        if end < datetime.now(timezone.utc) + _SOON and now_s >= self._warn_s + _DAY_S:
+            self._warn_s = now_s
             _log.warning("certificate ends", ends=f"{end:%Y-%m-%d}", what_to_do="parfocal trust renew")
 
     def credentials(self, wants_certificate: bool) -> grpc.ServerCredentials:
@@ -78,16 +92,25 @@ class Lock:
         configuration is replaced, so that must not happen for every stranger's connection.
         """
         with self._reading:
-            stamp = self._trust.stamp()
-            if stamp == self._stamp:
+            self._read()
+            if self.keys == self._in_use:
                 return None
-            self._stamp = stamp
-            try:
-                self.keys = self._trust.keys()
-            except TrustUnusable as error:
-                _log.error("keys unusable", why=str(error), in_use="those from before")
-                return None
+            self._in_use = self.keys
             return _configuration(self.keys)
+
+    def _read(self) -> None:
+        """Read the keys anew if they have changed; those that cannot be read are told once, and tried again."""
+        stamp = self._trust.stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            self.keys = self._trust.keys()
+        except TrustUnusable as error:
+            if stamp != self._seen:
+                _log.error("keys unusable", why=str(error), in_use="those from before")
+            self._seen = stamp
+            return
+        self._seen = self._stamp = stamp
 
 
 def _configuration(keys: Keys) -> grpc.ServerCertificateConfiguration:

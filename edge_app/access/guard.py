@@ -13,12 +13,17 @@ from structlog.contextvars import bound_contextvars
 
 from edge_app.access.callers import Caller, Callers
 from edge_app.access.pace import Pace
-from edge_app.access.roles import MOVERS, check
-from edge_app.errors import BadRequest, NotAllowed, NotIdentified
+from edge_app.access.roles import MOVERS, STOPS, check
+from edge_app.errors import BadRequest, NotAllowed, NotIdentified, TooMany
 from edge_app.journal import log_of
 from edge_app.statuses import status_of
 from edge_app.wire import refuse_nonsense
 
+REQUEST_S = 10.0
+"""How long a call may take to bring its request."""
+MAX_CALLS, MAX_CALLS_HERE = 32, 200
+"""Calls under way at once of one client, and of all programs on this machine; stops are counted by themselves."""
+MAX_STOPS = 8
 _REVOKED = "your certificate or token is no longer good: this call was ended; ask for a new kit (parfocal trust add)"
 _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20, 0.2
 """What the log takes of refusals: strangers must not be able to fill the disk."""
@@ -28,13 +33,13 @@ _log = log_of(__name__)
 class Guard(grpc.aio.ServerInterceptor):
     """Says who calls, whether they may, and how often; refuses requests without sense; turns errors into statuses.
 
-    Nothing of a request is parsed before its sender is known.
+    A call's sender is known before its request is read, so that strangers cannot hold calls that bring none.
     """
 
     def __init__(self, callers: Callers, pace: Pace) -> None:
         self._callers, self._pace = callers, pace
         self._refusals = Pace(_REFUSALS_AT_ONCE, _REFUSALS_PER_S)
-        self._running: dict[asyncio.Task[Any], Caller] = {}
+        self._running: dict[asyncio.Task[Any], tuple[Caller, bool]] = {}
         self._expelled: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(
@@ -50,26 +55,28 @@ class Guard(grpc.aio.ServerInterceptor):
         reply = handler.response_serializer
         if handler.stream_stream is not None:
             return grpc.stream_stream_rpc_method_handler(self._many(handler, method), None, reply)
+        # To gRPC these are streams of requests too: it tells of a method that takes one only when that has come.
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._one(handler, handler.unary_stream, method), None, reply)
-        return grpc.unary_unary_rpc_method_handler(self._one(handler, handler.unary_unary, method), None, reply)
+            return grpc.stream_stream_rpc_method_handler(self._one(handler, handler.unary_stream, method), None, reply)
+        return grpc.stream_unary_rpc_method_handler(self._one(handler, handler.unary_unary, method), None, reply)
 
     def expel(self) -> None:
         """End the running calls of everybody whose certificate or token is no longer good."""
-        for task, caller in list(self._running.items()):
-            if not self._callers.still_knows(caller):
+        for task, (caller, _) in list(self._running.items()):
+            # A second time would end it before its job has come to rest.
+            if task not in self._expelled and not self._callers.still_knows(caller):
                 self._expelled.add(task)
                 task.cancel()
 
     def _one(self, handler: Any, inner: Any, method: str) -> Any:
         """A method that takes one request."""
 
-        async def answer(raw: bytes, context: Any) -> Any:
+        async def answer(incoming: AsyncIterator[bytes], context: Any) -> Any:
             with self._refusing(method) as refused:
                 caller = self._admit(method, context)
-                request = _parsed(handler, raw, method)
-                refuse_nonsense(request)
-                with bound_contextvars(client=caller.name), self._present(caller):
+                with bound_contextvars(client=caller.name), self._present(caller, method):
+                    request = _parsed(handler, await _only(incoming, method), method)
+                    refuse_nonsense(request)
                     return await inner(request, context)
             return await _refuse(context, refused[0], method)
 
@@ -81,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def answer(incoming: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             with self._refusing(method) as refused:
                 caller = self._admit(method, context)
-                with self._present(caller):
+                with self._present(caller, method):
                     requests = (_parsed(handler, raw, method) async for raw in incoming)
                     async for reply in handler.stream_stream(requests, context):
                         yield reply
@@ -100,17 +107,22 @@ class Guard(grpc.aio.ServerInterceptor):
         return caller
 
     @contextmanager
-    def _present(self, caller: Caller) -> Iterator[None]:
+    def _present(self, caller: Caller, method: str) -> Iterator[None]:
         """Have the call of a client from elsewhere ended should it be revoked meanwhile.
 
         Raises:
             NotIdentified: It was.
+            TooMany: So many of its calls are under way already.
         """
-        task = asyncio.current_task()
-        if task is None or not caller.proof:
-            yield
-            return
-        self._running[task] = caller
+        task, stops = asyncio.current_task(), method in STOPS
+        assert task is not None
+        most = MAX_STOPS if stops else MAX_CALLS if caller.proof else MAX_CALLS_HERE
+        under_way = sum(one.account == caller.account and to_stop is stops for one, to_stop in self._running.values())
+        if under_way >= most:
+            raise TooMany(
+                f"{most} calls of {caller.account} are under way, as many as may be; let some of them end first"
+            )
+        self._running[task] = caller, stops
         try:
             yield
         except asyncio.CancelledError:
@@ -139,6 +151,20 @@ async def _refuse(context: Any, error: Exception, method: str) -> None:
     if isinstance(error, NotImplementedError):  # what stubs of a service raise for a method that it leaves out
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered here")
     await context.abort_with_status(status_of(error, method))
+
+
+async def _only(incoming: AsyncIterator[bytes], method: str) -> bytes:
+    """The request of a call that brings one.
+
+    Raises:
+        BadRequest: It does not come.
+    """
+    try:
+        return await asyncio.wait_for(anext(aiter(incoming)), REQUEST_S)
+    except StopAsyncIteration:
+        raise BadRequest(f"{method} was called without a request; send one, be it empty") from None
+    except asyncio.TimeoutError:
+        raise BadRequest(f"{method} was called, and no request came in {REQUEST_S:.0f} s; send it at once") from None
 
 
 def _parsed(handler: Any, raw: bytes, method: str) -> Any:

@@ -73,6 +73,9 @@ MOVERS = frozenset(
 )
 """The methods that may move the stage, which one client may not call without bound."""
 
+STOPS = frozenset({f"{_FOCUS}/Stop", f"{_MICROSCOPE}/Stop"})
+"""The methods that stop the stage, for which there is always room."""
+
 
 def check(method: str, name: str, role: Role) -> None:
     """Refuse a call that a client's role does not cover.
