@@ -54,7 +54,10 @@ def renew(also: Also = None, trust: Folder = None, config: Config = None, as_jso
     folder = _trust(trust, config)
     keys = folder.renew(_names(also), _now())
     result = {"folder": str(folder.folder), "certificate": keys.board.sha256, "ends": _ends(keys.board.certificate)}
-    line = f"the board's new certificate ends {result['ends']}, its SHA-256 is\n{result['certificate']}"
+    line = (
+        f"made a new certificate for the board in {folder.folder}; it ends {result['ends']}, its SHA-256 is\n"
+        f"{result['certificate']}"
+    )
     console.show(result, as_json, lambda out: out.print(line))
 
 
@@ -78,9 +81,12 @@ def add(
     place = out or Path(f"parfocal-{name}")
     if place.exists():
         raise typer.BadParameter(f"{place} is there already; name another folder with --out.")
-    made = _trust(trust, config).add(name, Role[role.upper()], days, token, _now())
-    kits.write(made, place, _asker())
-    result: dict[str, Any] = {**_fields(made.client), "kit": str(place.resolve())}
+    folder = _trust(trust, config)
+    owner = _asker()
+    made = folder.add(
+        name, Role[role.upper()], days, token, _now(), hand_over=lambda kit: kits.written(kit, place, owner)
+    )
+    result: dict[str, Any] = {**_fields(made.client), "folder": str(folder.folder), "kit": str(place.resolve())}
     if token:
         result["token"] = made.token
     console.show(result, as_json, lambda screen: screen.print(_added(result)))
@@ -89,10 +95,11 @@ def add(
 @app.command()
 def revoke(name: Name, trust: Folder = None, config: Config = None, as_json: Json = False) -> None:
     """Turn a client away from now on, whatever it has; a server that runs hears of it at once."""
-    gone = _trust(trust, config).revoke(name, _now())
+    folder = _trust(trust, config)
+    gone = folder.revoke(name, _now())
     kinds = " and ".join(client.kind for client in gone)
-    result = {"revoked": [_fields(client) for client in gone]}
-    console.show(result, as_json, lambda out: out.print(f"revoked the {kinds} of {name}"))
+    result = {"folder": str(folder.folder), "revoked": [_fields(client) for client in gone]}
+    console.show(result, as_json, lambda out: out.print(f"revoked the {kinds} of {name} in {folder.folder}"))
 
 
 @app.command("list")
@@ -111,18 +118,24 @@ def list_clients(trust: Folder = None, config: Config = None, as_json: Json = Fa
 
 
 def _trust(given: Path | None, config: Path | None) -> Trust:
-    from edge_app.access.trust import Trust, default_folder, service_owner
-    from edge_app.config import read_settings
+    """The folder of --trust, else of the settings; the service's settings where no others are named."""
+    from edge_app.access.trust import Trust, default_folder, machine_settings, service_owner
+    from edge_app.config import PREFIX, read_settings
 
-    return Trust(given or read_settings(config).trust or default_folder(), service_owner())
+    if given is None:
+        named = config or os.environ.get(f"{PREFIX}CONFIG")
+        given = read_settings(config if named else machine_settings()).trust or default_folder()
+    return Trust(given.absolute(), service_owner())
 
 
 def _names(also: list[str] | None) -> list[str]:
     """What tools other than ours may call this board by: a kit's owner is served at any address."""
     from edge_app.access.announcing import own_addresses
+    from edge_app.access.certificates import can_name
 
     host = socket.gethostname()
-    return list(dict.fromkeys([host, f"{host.partition('.')[0]}.local", "localhost", *own_addresses(), *(also or ())]))
+    own = (host, f"{host.partition('.')[0]}.local", "localhost", *own_addresses())
+    return list(dict.fromkeys([*filter(can_name, own), *(also or ())]))
 
 
 def _asker() -> tuple[int, int] | None:
@@ -159,7 +172,7 @@ def _standing(client: Client) -> str:
 
 def _added(result: dict[str, Any]) -> str:
     kit, name = result["kit"], result["name"]
-    lines = [f"{name} is let in as {result['role']} until {result['ends']}; the kit is {kit}"]
+    lines = [f"{name} is let in as {result['role']} until {result['ends']}, in {result['folder']}; the kit is {kit}"]
     if "token" in result:
         lines.append(f"the token, shown this once: {result['token']}")
     lines.append("next: copy that folder to the machine that asks, and there:")

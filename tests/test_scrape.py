@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_app import scrape
@@ -73,6 +76,75 @@ async def test_openmetrics_is_given_to_who_asks_for_it(scraping: Scrape) -> None
     assert body.endswith(b"# EOF\n")
 
 
+@pytest.fixture
+async def unforeseen() -> AsyncIterator[list[dict[str, Any]]]:
+    """What reaches asyncio's last resort, which writes a traceback of it; nothing may."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    yield told
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["x", "1.x.0", "\xff", "-"])
+async def test_a_version_that_is_none_gets_plain_text(
+    scraping: Scrape, unforeseen: list[dict[str, Any]], kind: str, version: str
+) -> None:
+    accept = f"Accept: {kind}; version={version}".encode("latin-1")
+    status, headers, body = await asked(scraping.address, GET.replace(b"Host: board", accept))
+    assert status == "HTTP/1.1 200 OK"
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert b"answer 42.0" in body
+
+
+class Broken:
+    """A metric that cannot be had."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._broken = False
+        registry.register(self)
+        self._broken = True
+
+    def collect(self) -> Iterator[Metric]:
+        """Nothing, when it is registered; after that its fault."""
+        if self._broken:
+            raise RuntimeError("out of order")
+        return iter(())
+
+
+async def test_metrics_that_cannot_be_had_are_one_line_of_the_log(
+    scraping: Scrape,
+    registry: CollectorRegistry,
+    unforeseen: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Broken(registry)
+    answers = [await asked(scraping.address) for _ in range(scrape._FAULTS_AT_ONCE + 5)]
+    assert {status for status, _, _ in answers} == {""}
+    assert caplog.messages == ["metrics not answered"] * scrape._FAULTS_AT_ONCE
+    assert "RuntimeError: out of order" in str(vars(caplog.records[0]))
+    assert caplog.records[0].exc_info is None
+
+
+async def test_a_process_without_room_for_files_waits_and_serves_on(
+    scraping: Scrape,
+    unforeseen: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    accept, full = socket.socket.accept, iter([True, True, True])
+
+    def tried(listening: socket.socket) -> Any:
+        if next(full, False):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", tried)
+    monkeypatch.setattr(scrape, "_REST_S", 0.01)
+    assert (await asked(scraping.address))[0] == "HTTP/1.1 200 OK"
+    assert caplog.messages == ["metrics cannot accept"] * 3
+
+
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
@@ -132,6 +204,17 @@ async def test_closing_breaks_off_who_is_waiting(registry: CollectorRegistry) ->
     writer.close()
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection(host, int(port))
+
+
+async def test_closing_forgets_nobody_who_was_only_just_accepted(scraping: Scrape) -> None:
+    port = int(scraping.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
+        client.setblocking(False)
+        scraping._accept(scraping._listening[0])
+        scraping.close()
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), WAIT_S) == b""
+    assert scraping._open == {}
 
 
 async def test_another_address_takes_the_place_of_the_one_before(scraping: Scrape) -> None:
@@ -205,6 +288,98 @@ async def test_a_client_that_was_revoked_is_refused_from_then_on(secured: Scrape
     assert "answer 42.0" in await asked_by_tls(secured.address, context)
     trust.revoke("prometheus", NOW)
     assert (await asked_by_tls(secured.address, context)).startswith("HTTP/1.1 403 Forbidden")
+
+
+async def test_strangers_who_begin_a_handshake_take_no_more_room_than_others(
+    registry: CollectorRegistry, trust: Trust, unforeseen: list[dict[str, Any]]
+) -> None:
+    opened = Scrape(registry, patience_s=3 * WAIT_S)
+    port = int((await opened.listen("0.0.0.0:0", trust.folder)).rpartition(":")[2])
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(scrape.MAX_CONNECTIONS)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert await let_go(reader)
+    for _, stranger in [*silent, (reader, writer)]:
+        stranger.close()
+    assert "answer 42.0" in await asyncio.wait_for(_answer_in_the_end(opened.address, kit(trust)), WAIT_S)
+    opened.close()
+
+
+async def _answer_in_the_end(address: str, context: ssl.SSLContext) -> str:
+    answer = ""
+    while not answer:
+        answer = await asked_by_tls(address, context)
+    return answer
+
+
+async def test_who_never_ends_a_handshake_is_let_go(registry: CollectorRegistry, trust: Trust) -> None:
+    opened = Scrape(registry, patience_s=0.2)
+    port = int((await opened.listen("0.0.0.0:0", trust.folder)).rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert await let_go(reader)
+    writer.close()
+    opened.close()
+
+
+async def test_a_service_that_ends_waits_for_no_handshake(secured: Scrape) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(secured.address.rpartition(":")[2]))
+    while not secured._open:
+        await asyncio.sleep(0)
+    secured.close()
+    assert await asyncio.wait_for(let_go(reader), scrape.PATIENCE_S / 2)
+    writer.close()
+
+
+async def shown(address: str, context: ssl.SSLContext) -> bytes:
+    """The certificate (DER) that the board shows with the next connection."""
+    port = int(address.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=BOARD_NAME)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    assert isinstance(certificate, bytes)
+    return certificate
+
+
+def _board(trust: Trust) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(trust.keys().board.certificate.decode())
+
+
+async def test_a_renewed_certificate_is_shown_with_the_next_connection(secured: Scrape, trust: Trust) -> None:
+    context = kit(trust)
+    assert await shown(secured.address, context) == _board(trust)
+    trust.renew(["127.0.0.1"], NOW)
+    assert await shown(secured.address, context) == _board(trust)
+    assert "answer 42.0" in await asked_by_tls(secured.address, context)
+
+
+async def test_keys_that_cannot_be_used_leave_those_from_before_and_are_told_once(
+    secured: Scrape, trust: Trust, caplog: pytest.LogCaptureFixture
+) -> None:
+    context, before = kit(trust), _board(trust)
+    trust.renew(["127.0.0.1"], NOW)
+    (trust.folder / "board.pem").chmod(0o644)
+    assert [await shown(secured.address, context) for _ in range(3)] == [before] * 3
+    assert caplog.messages == ["keys unusable"]
+    (trust.folder / "board.pem").chmod(0o600)
+    assert await shown(secured.address, context) == _board(trust) != before
+
+
+async def test_keys_that_were_seen_half_made_are_taken_when_they_are_whole(secured: Scrape, trust: Trust) -> None:
+    context, before = kit(trust), _board(trust)
+    after = ssl.PEM_cert_to_DER_cert(trust.renew(["127.0.0.1"], NOW).board.certificate.decode())
+    away = trust.list.rename(trust.folder / "away")
+    assert await shown(secured.address, context) == before
+    away.rename(trust.list)
+    assert await shown(secured.address, context) == after
+
+
+async def test_a_reload_leaves_a_secured_address_as_it_is(registry: CollectorRegistry, trust: Trust) -> None:
+    opened = Scrape(registry)
+    settings = Settings(metrics="0.0.0.0:0", trust=trust.folder)
+    await opened.follow(settings)
+    address = opened.address
+    await opened.follow(settings)
+    assert opened.address == address
+    opened.close()
 
 
 async def test_nobody_without_a_certificate_of_this_board_gets_an_answer(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_app.access import certificates, clients, private
@@ -21,7 +25,7 @@ from edge_app.access.callers import Callers
 from edge_app.access.certificates import BEGINS
 from edge_app.access.clients import Book
 from edge_app.access.roles import Role
-from edge_app.access.trust import Trust, default_folder
+from edge_app.access.trust import Kit, Trust, default_folder
 from edge_app.errors import BadRequest, BadSettings, NotIdentified, TrustUnusable
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
@@ -108,6 +112,58 @@ def test_a_renewed_board_has_another_key_and_the_same_authority(trust: Trust) ->
     assert after.board.key != before.board.key
 
 
+def _common_name(pem: bytes) -> str:
+    (name,) = _certificate(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
+
+
+@pytest.mark.parametrize("name", ["ü" * 64, "a" + "ü" * 64, "x" * 300, "\udcff"])
+def test_a_long_name_is_cut_where_a_letter_ends_and_still_tells_boards_apart(tmp_path: Path, name: str) -> None:
+    names = [_common_name(Trust(tmp_path / part).init(name, [], NOW).authority) for part in ("one", "other")]
+    assert len(set(names)) == 2
+    for made in names:
+        assert len(made.encode()) <= 64
+        assert made.split()[1] in (name[:46], name[:23], "?")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("büro-pi.local", "xn--bro-pi-3ya.local"), ("scope.example.", "scope.example"), ("my_board", "my_board")],
+)
+def test_a_host_name_is_written_as_certificates_have_it(trust: Trust, name: str, known: str) -> None:
+    board = _certificate(trust.renew([name], NOW).board.certificate)
+    names = board.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [BOARD_NAME, known]
+
+
+NO_NAMES = [
+    "",
+    ".",
+    "http://x y/",
+    "a b",
+    "scope:50052",
+    "192.0.2.300",
+    "-a",
+    "a..b",
+    "x" * 64,
+    "a." * 127 + "bc",
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_neither_an_address_nor_a_host_name_is_refused_before_anything_is_written(
+    trust: Trust, tmp_path: Path, name: str
+) -> None:
+    before = trust.keys()
+    with pytest.raises(BadRequest, match="is neither an IP address nor a host name"):
+        Trust(tmp_path / "new").init("bench", ["scope-3", name], NOW)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(BadRequest, match="is neither an IP address nor a host name"):
+        trust.renew([name], NOW)
+    assert trust.keys() == before
+
+
 # Who may read them.
 
 
@@ -138,6 +194,18 @@ def test_a_kit_whose_key_others_may_read_is_refused(trust: Trust, tmp_path: Path
     (tmp_path / "anna/client.key").chmod(0o644)
     with pytest.raises(TrustUnusable, match="others may read"):
         kits.read(tmp_path / "anna")
+
+
+def test_nothing_that_is_printed_of_keys_shows_a_secret(trust: Trust, tmp_path: Path) -> None:
+    anna, bot = (
+        trust.add(name, Role.VIEWER, 30.0, name == "bot", datetime.now(timezone.utc)) for name in ("anna", "bot")
+    )
+    kits.write(anna, tmp_path / "anna")
+    kits.write(bot, tmp_path / "bot")
+    printed = repr([anna, bot, trust.keys(), kits.read(tmp_path / "anna"), kits.read(tmp_path / "bot")])
+    assert "BEGIN CERTIFICATE" in printed
+    assert "PRIVATE KEY" not in printed
+    assert bot.token not in printed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -191,6 +259,61 @@ def test_a_damaged_list_of_clients_is_refused(trust: Trust, text: str) -> None:
         trust.clients()
 
 
+SIGNING: list[Callable[[Trust], object]] = [
+    lambda trust: trust.renew([], NOW),
+    lambda trust: trust.add("anna", Role.VIEWER, 30.0, False, NOW),
+    lambda trust: trust.add("bot", Role.VIEWER, 30.0, True, NOW),
+]
+
+
+@pytest.mark.parametrize("sign", SIGNING)
+@pytest.mark.parametrize(
+    "damage", [b"", b"no key at all", b"-----BEGIN PRIVATE KEY-----\nA\n-----END PRIVATE KEY-----"]
+)
+def test_a_damaged_authority_key_signs_nothing(trust: Trust, sign: Callable[[Trust], object], damage: bytes) -> None:
+    before = trust.keys()
+    (trust.folder / "authority.key").write_bytes(damage)
+    with pytest.raises(TrustUnusable, match=r"authority\.key is damaged.*put copies of both back, or begin again"):
+        sign(trust)
+    assert (trust.keys(), trust.clients()) == (before, ())
+
+
+@pytest.mark.parametrize("sign", SIGNING)
+def test_an_authority_key_of_another_board_signs_nothing(
+    trust: Trust, tmp_path: Path, sign: Callable[[Trust], object]
+) -> None:
+    before = trust.keys()
+    Trust(tmp_path / "other").init("other", [], NOW)
+    (tmp_path / "other/authority.key").replace(trust.folder / "authority.key")
+    with pytest.raises(TrustUnusable, match=r"not the key of .*authority\.pem"):
+        sign(trust)
+    assert (trust.keys(), trust.clients()) == (before, ())
+
+
+@pytest.mark.parametrize("sign", SIGNING)
+def test_without_the_authoritys_certificate_nobody_is_let_in(trust: Trust, sign: Callable[[Trust], object]) -> None:
+    (trust.folder / "authority.pem").unlink()
+    with pytest.raises(TrustUnusable, match=r"cannot read .*authority\.pem.*put a copy of it back"):
+        sign(trust)
+    assert trust.clients() == ()
+
+
+def test_a_damaged_authority_is_named(trust: Trust) -> None:
+    (trust.folder / "authority.pem").write_text("no certificate at all")
+    with pytest.raises(TrustUnusable, match=r"authority\.pem is damaged.*put a copy of it back"):
+        trust.keys()
+
+
+def test_an_authority_that_has_ended_signs_nothing_that_would_have_ended_too(trust: Trust) -> None:
+    before = trust.keys()
+    late = certificates.ends(before.authority)
+    with pytest.raises(TrustUnusable, match=r"ended on 2046-05-27.*begin again.*move .* elsewhere"):
+        trust.renew([], late)
+    with pytest.raises(TrustUnusable, match="ended on"):
+        trust.add("anna", Role.VIEWER, 30.0, True, late)
+    assert (trust.keys(), trust.clients()) == (before, ())
+
+
 def test_a_full_disk_leaves_the_list_as_it_was(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
     trust.add("anna", Role.VIEWER, 30.0, False, NOW)
     before = trust.list.read_bytes()
@@ -202,7 +325,7 @@ def test_a_full_disk_leaves_the_list_as_it_was(trust: Trust, monkeypatch: pytest
     with pytest.raises(TrustUnusable, match=r"No space left on device.*make room"):
         trust.revoke("anna", NOW)
     assert trust.list.read_bytes() == before
-    assert [path.name for path in trust.folder.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in trust.folder.iterdir() if path.name.startswith(".")] == [private.LOCK]
 
 
 def test_a_folder_that_is_no_kit_says_so(tmp_path: Path) -> None:
@@ -210,7 +333,100 @@ def test_a_folder_that_is_no_kit_says_so(tmp_path: Path) -> None:
         kits.read(tmp_path)
 
 
+# One at a time.
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[int]:
+    """A lock as another program takes it that may read this."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield number
+    finally:
+        os.close(number)
+
+
+def test_who_may_read_the_folder_cannot_hold_up_a_revocation(trust: Trust) -> None:
+    trust.add("anna", Role.VIEWER, 30.0, False, NOW)
+    with _held(trust.folder), _held(trust.list):
+        trust.revoke("anna", NOW)
+    assert trust.clients()[0].revoked == NOW
+    assert (trust.folder / ".lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_held_on_and_on_is_said(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
+    trust.add("anna", Role.VIEWER, 30.0, False, NOW)
+    monkeypatch.setattr(private, "LOCK_S", 0.0)
+    with _held(trust.folder / ".lock"), pytest.raises(TrustUnusable, match=r"nothing was changed; try again.*fuser"):
+        trust.revoke("anna", NOW)
+    assert trust.clients()[0].revoked is None
+
+
+def test_a_lock_that_is_given_back_is_waited_for(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = trust.keys()
+    with _held(trust.folder / ".lock") as number:
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(number, fcntl.LOCK_UN))
+        assert trust.renew([], NOW) != before
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(trust: Trust, tmp_path: Path) -> None:
+    (trust.folder / ".lock").unlink()
+    (trust.folder / ".lock").symlink_to(tmp_path / "made")
+    with pytest.raises(TrustUnusable, match="cannot open"):
+        trust.renew([], NOW)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_locks_nobody_out_of_their_own_folder(trust: Trust) -> None:
+    (trust.folder / ".lock").unlink()
+    os.chown(trust.folder, 12345, -1)
+    trust.renew([], NOW)
+    assert (trust.folder / ".lock").stat().st_uid == 12345
+
+
+def test_what_a_killed_verb_left_is_cleared_away_by_the_next(trust: Trust) -> None:
+    left = [trust.folder / f".{name}.ab_d1234" for name in ("authority.key", "board.pem", "clients.json")]
+    other = trust.folder / ".clients.json.swp"
+    for path in (*left, other):
+        path.write_text("half")
+    trust.renew([], NOW)
+    assert [path.exists() for path in left] == [False, False, False]
+    assert other.exists()
+
+
 # Letting in and turning away.
+
+
+def _given(trust: Trust, place: Path, by_token: bool = False) -> Kit:
+    return trust.add("anna", Role.VIEWER, 30.0, by_token, NOW, hand_over=lambda kit: kits.written(kit, place))
+
+
+def test_nobody_is_listed_for_whom_no_kit_can_be_made(trust: Trust, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrustUnusable, match=r"cannot make .*file/kit: Not a directory; name another with --out"):
+        _given(trust, tmp_path / "file/kit")
+    assert trust.clients() == ()
+    assert _given(trust, tmp_path / "kit").client in trust.clients()
+
+
+@pytest.mark.parametrize("fails", ["authority.pem", "client.key", "client.pem", "token", "clients.json"])
+def test_nothing_is_left_of_a_client_whom_the_disk_does_not_take(
+    trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    put = private.put
+
+    def full(path: Path, *rest: object) -> None:
+        if path.name == fails:
+            raise TrustUnusable("full")
+        put(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(private, "put", full)
+    with pytest.raises(TrustUnusable, match="full"):
+        _given(trust, tmp_path / "kit", by_token=fails == "token")
+    assert trust.clients() == ()
+    assert not (tmp_path / "kit").exists()
 
 
 def test_a_name_is_let_in_once_until_it_is_revoked(trust: Trust) -> None:
@@ -312,18 +528,30 @@ def _put_in(value: str | bytes, token: str) -> str | bytes:
     return value.replace("TOKEN", token) if isinstance(value, str) else value.replace(b"TOKEN", token.encode())
 
 
-@given(st.binary(max_size=200))
-def test_no_bytes_of_a_stranger_are_taken_for_a_client(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
-    callers = Callers(Book(_empty_list(tmp_path_factory)), now=lambda: NOW)
+@pytest.fixture(scope="module")
+def one_client(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callers, str]:
+    """A board that knows one client, and the token of that one."""
+    trust = Trust(tmp_path_factory.mktemp("known") / "trust")
+    trust.init("bench", [], NOW)
+    token = trust.add("bot", Role.ADMIN, 30.0, True, NOW).token
+    return Callers(Book(trust.list), now=lambda: NOW), token
+
+
+@given(
+    prefix=st.sampled_from(["", "Bearer ", "bearer ", "BEARER  "]),
+    raw=st.binary(max_size=200),
+    cut=st.sampled_from([0, 1, 42, 43]),
+    begun=st.booleans(),
+)
+def test_no_bytes_of_a_stranger_are_taken_for_a_client(
+    one_client: tuple[Callers, str], prefix: str, raw: bytes, cut: int, begun: bool
+) -> None:
+    callers, token = one_client
+    said = (token[:cut] if begun else "") + raw.decode("latin-1")
+    assume(said.strip() != token)
     with pytest.raises(NotIdentified):
-        callers.identify(TLS, "ipv4:192.0.2.1:1", [("authorization", raw.decode("latin-1"))])
-
-
-def _empty_list(factory: pytest.TempPathFactory) -> Path:
-    path = factory.getbasetemp() / "clients.json"
-    if not path.exists():
-        private.put(path, clients.text_of(()).encode(), private.PUBLIC)
-    return path
+        callers.identify(TLS, "ipv4:192.0.2.1:1", [("authorization", prefix + said)])
+    assert callers.identify(TLS, "ipv4:192.0.2.1:1", _bearer(token)).name == "bot"
 
 
 @pytest.mark.parametrize("peer", ["ipv4:192.0.2.1:1", "ipv6:%5B2001:db8::1%5D:1", "ipv4:10.0.0.1:1", "", "dns:x:1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 from keyed_board import keyed
 
 from edge_app import console
+from edge_app.access import trust as trusts
 from edge_app.access.roles import Role
 from edge_app.access.trust import Trust
 from edge_app.cli import app
@@ -26,6 +28,7 @@ def run(tmp_path: Path, clean_environment: pytest.MonkeyPatch, capsys: pytest.Ca
     """Run the command line in a folder of its own, with its keys there; gives exit code and document."""
     clean_environment.chdir(tmp_path)
     clean_environment.setenv("PARFOCAL_TRUST", str(tmp_path / "trust"))
+    clean_environment.setattr(trusts, "MACHINE_SETTINGS", tmp_path / "etc/parfocal.toml")
 
     def call(*arguments: str) -> tuple[int, dict[str, Any]]:
         code = console.run(app, [*arguments, "--json"])
@@ -59,6 +62,91 @@ def test_a_token_is_shown_and_put_into_the_kit(run: Run, tmp_path: Path) -> None
     _, said = run("trust", "add", "bot", "--role", "viewer", "--token", "--out", "kit")
     assert (tmp_path / "kit" / "token").read_text().strip() == said["token"]
     assert "token" not in run("trust", "list")[1]["clients"][0]
+
+
+def _service_reads(tmp_path: Path, text: str) -> None:
+    trusts.MACHINE_SETTINGS.parent.mkdir()
+    trusts.MACHINE_SETTINGS.write_text(text.format(folder=tmp_path / "services"))
+
+
+def test_without_other_settings_the_verbs_work_where_the_service_reads(
+    run: Run, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    clean_environment.delenv("PARFOCAL_TRUST")
+    _service_reads(tmp_path, 'trust = "{folder}"\n')
+    said = [
+        run("trust", *words)[1]["folder"]
+        for words in (
+            ("init",),
+            ("renew",),
+            ("add", "anna", "--role", "viewer"),
+            ("revoke", "anna"),
+            ("list",),
+        )
+    ]
+    assert said == [str(tmp_path / "services")] * 5
+    assert [client.revoked is None for client in Trust(tmp_path / "services").clients()] == [False]
+
+
+@pytest.mark.parametrize("by", ["--trust", "--config", "PARFOCAL_CONFIG", "PARFOCAL_TRUST"])
+def test_a_folder_that_is_named_goes_before_the_services(
+    run: Run, tmp_path: Path, clean_environment: pytest.MonkeyPatch, by: str
+) -> None:
+    clean_environment.delenv("PARFOCAL_TRUST")
+    _service_reads(tmp_path, 'trust = "{folder}"\n')
+    (tmp_path / "mine.toml").write_text(f'trust = "{tmp_path / "mine"}"\n')
+    named = str(tmp_path / ("mine" if by.endswith(("trust", "TRUST")) else "mine.toml"))
+    if by.startswith("PARFOCAL"):
+        clean_environment.setenv(by, named)
+    given = () if by.startswith("PARFOCAL") else (by, named)
+    assert run("trust", "init", *given)[1]["folder"] == str(tmp_path / "mine")
+
+
+def test_settings_of_the_service_that_may_not_be_read_end_the_verb(
+    run: Run, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    _service_reads(tmp_path, "")
+    opened = Path.open
+
+    def guarded(path: Path, *rest: Any, **more: Any) -> Any:
+        if path == trusts.MACHINE_SETTINGS:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest, **more)
+
+    clean_environment.setattr(Path, "open", guarded)
+    code, said = run("trust", "init")
+    assert (code, said["error"]["kind"]) == (1, "BadSettings")
+    assert (
+        "parfocal.toml, which says where the service's keys are: Permission denied; use sudo"
+        in said["error"]["message"]
+    )
+    assert not (tmp_path / "trust").exists()
+    assert run("trust", "init", "--trust", "mine")[1]["folder"] == str(tmp_path / "mine")
+
+
+def test_every_verb_that_changes_keys_prints_their_folder(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (("init",), ("renew",), ("add", "anna", "--role", "viewer"), ("revoke", "anna")):
+        assert console.run(app, ["trust", *words]) == 0
+        assert f" in {tmp_path / 'trust'}" in capsys.readouterr().out
+
+
+def test_a_kit_that_cannot_be_written_lets_nobody_in(run: Run, tmp_path: Path) -> None:
+    run("trust", "init")
+    (tmp_path / "file").touch()
+    add = ("trust", "add", "anna", "--role", "viewer")
+    assert "cannot make file/kit" in run(*add, "--out", "file/kit")[1]["error"]["message"]
+    assert run("trust", "list")[1]["clients"] == []
+    assert run(*add, "--out", "kit")[0] == 0
+
+
+def test_a_machine_whose_name_no_certificate_can_have_gets_keys_without_it(
+    run: Run, clean_environment: pytest.MonkeyPatch
+) -> None:
+    clean_environment.setattr(socket, "gethostname", lambda: "my machine")
+    assert run("trust", "init")[0] == 0
+    assert run("trust", "renew", "--also", "my machine")[1]["error"]["kind"] == "BadRequest"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
+import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
@@ -18,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge_app.access.addresses import BOARD_NAME
 from edge_app.access.pair import Pair
-from edge_app.errors import TrustUnusable
+from edge_app.errors import BadRequest, TrustUnusable
 
 AUTHORITY_DAYS = 20 * 365
 BOARD_DAYS = 10 * 365
@@ -26,12 +28,17 @@ BEGINS = datetime(1970, 1, 1, tzinfo=timezone.utc)
 """When every certificate begins: a board whose clock has not been set since it was switched on must be reachable."""
 _NO_EARLIER = datetime(2026, 1, 1, tzinfo=timezone.utc)
 """Ends are counted from here where the clock says less: it is not set."""
+_LABEL_BYTES = 46
+"""What a certificate's name of at most 64 bytes has for the board's, which others may have too."""
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_PART}\.)*(?!\d+\Z){_PART}")
 
 
 def authority(label: str, now: datetime) -> Pair:
-    """A new authority, which signs for one board."""
+    """A new authority, which signs for one board; its name begins with the board's, as much of it as there is room."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(label)
+    room = label.encode(errors="replace")[:_LABEL_BYTES].decode(errors="ignore")
+    name = _name(f"parfocal {room} {secrets.token_hex(4)}")
     builder = _builder(name, name, key, _end(now, AUTHORITY_DAYS)).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
@@ -46,6 +53,9 @@ def board(issuer: Pair, names: Sequence[str], now: datetime) -> Pair:
         issuer: The board's authority.
         names: Host names and addresses at which it is reached, besides BOARD_NAME.
         now: What the clock says.
+
+    Raises:
+        BadRequest: One of the names is neither a host name nor an address.
     """
     known = x509.SubjectAlternativeName([x509.DNSName(BOARD_NAME), *(_alternative(name) for name in names)])
     return _leaf(issuer, "board", ExtendedKeyUsageOID.SERVER_AUTH, _end(now, BOARD_DAYS), known)
@@ -54,6 +64,15 @@ def board(issuer: Pair, names: Sequence[str], now: datetime) -> Pair:
 def client(issuer: Pair, name: str, days: float, now: datetime) -> Pair:
     """A new key and certificate for one client."""
     return _leaf(issuer, name, ExtendedKeyUsageOID.CLIENT_AUTH, _end(now, days), None)
+
+
+def can_name(name: str) -> bool:
+    """Whether a certificate can be for this host name or address."""
+    try:
+        _alternative(name)
+    except BadRequest:
+        return False
+    return True
 
 
 def ends(certificate: bytes) -> datetime:
@@ -83,9 +102,9 @@ def belong_together(pair: Pair) -> bool:
     """Whether a key is the one of its certificate."""
     try:
         key = serialization.load_pem_private_key(pair.key, password=None)
+        return key.public_key() == _read(pair.certificate).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return False
-    return key.public_key() == _read(pair.certificate).public_key()
 
 
 def _read(certificate: bytes) -> x509.Certificate:
@@ -105,7 +124,8 @@ def _leaf(
     """A key and a certificate for one purpose: a client's kit must not do to play the board before another client."""
     parent = _read(issuer.certificate)
     signs = serialization.load_pem_private_key(issuer.key, password=None)
-    assert isinstance(signs, ec.EllipticCurvePrivateKey)
+    if not isinstance(signs, ec.EllipticCurvePrivateKey):
+        raise TrustUnusable("the authority's key is not one that parfocal makes (ECDSA); put a copy of that one back")
     key = ec.generate_private_key(ec.SECP256R1())
     end = min(end, parent.not_valid_after_utc)
     builder = (
@@ -155,11 +175,26 @@ def _usage(digital_signature: bool, key_cert_sign: bool = False, crl_sign: bool 
 
 
 def _name(label: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label[:64])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)])
 
 
 def _alternative(name: str) -> x509.GeneralName:
+    """An address or a host name as certificates have it.
+
+    Raises:
+        BadRequest: It is neither.
+    """
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return x509.DNSName(name)
+        pass
+    try:
+        host = name.removesuffix(".").encode("idna").decode("ascii")
+    except UnicodeError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise BadRequest(
+            f"{name!r} is neither an IP address nor a host name, so no certificate was made; give what clients ask "
+            "for, without scheme and port: scope-3.example or 192.0.2.7"
+        )
+    return x509.DNSName(host)

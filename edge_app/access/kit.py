@@ -6,9 +6,12 @@ certificate. A kit with a token has the file token instead of these two.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +36,9 @@ class Identity:
 
     folder: Path
     authority: bytes
-    key: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
     certificate: bytes | None = None
-    token: str = ""
+    token: str = field(default="", repr=False)
 
 
 def write(kit: Kit, folder: Path, owner: private.Owner | None = None) -> None:
@@ -44,20 +47,48 @@ def write(kit: Kit, folder: Path, owner: private.Owner | None = None) -> None:
     Raises:
         TrustUnusable: It is there already, or cannot be written.
     """
-    import os
+    with written(kit, folder, owner):
+        pass
 
+
+@contextmanager
+def written(kit: Kit, folder: Path, owner: private.Owner | None = None) -> Iterator[None]:
+    """A kit's folder, whole before the caller goes on; nothing is left of it where that fails. Raises as `write`."""
     try:
         folder.mkdir(mode=0o700, parents=True)
-        if owner is not None:
-            os.chown(folder, *owner)
     except OSError as error:
-        raise TrustUnusable(f"cannot make {folder}: {error.strerror or error}; name another with --out") from error
+        raise _unmade(folder, error) from error
+    try:
+        _fill(kit, folder, owner)
+        yield
+    except BaseException:
+        _remove(folder)
+        raise
+
+
+def _fill(kit: Kit, folder: Path, owner: private.Owner | None) -> None:
+    if owner is not None:
+        try:
+            os.chown(folder, *owner)
+        except OSError as error:
+            raise _unmade(folder, error) from error
     private.put(folder / AUTHORITY, kit.authority, private.PUBLIC, owner)
     if kit.pair is not None:
         private.put(folder / KEY, kit.pair.key, private.SECRET, owner)
         private.put(folder / CERTIFICATE, kit.pair.certificate, private.PUBLIC, owner)
     else:
         private.put(folder / TOKEN, f"{kit.token}\n".encode(), private.SECRET, owner)
+
+
+def _unmade(folder: Path, error: OSError) -> TrustUnusable:
+    return TrustUnusable(f"cannot make {folder}: {error.strerror or error}; name another with --out")
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        for name in (AUTHORITY, KEY, CERTIFICATE, TOKEN):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def read(folder: Path) -> Identity:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Pair:
     """A private key and its certificate, both PEM."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     certificate: bytes
 
     @property

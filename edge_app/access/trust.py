@@ -7,15 +7,14 @@ clients.json is the list: names, roles, hashes of certificates and tokens, what 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import pwd
 import re
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -23,10 +22,11 @@ from edge_app.access import clients, private
 from edge_app.access.clients import Client
 from edge_app.access.pair import Pair
 from edge_app.access.roles import Role
-from edge_app.errors import BadRequest, TrustUnusable
+from edge_app.errors import BadRequest, BadSettings, TrustUnusable
 
 MACHINE = Path("/etc/parfocal")
-CLIENT_DAYS = 2 * 365
+MACHINE_SETTINGS = MACHINE / "parfocal.toml"
+"""What the service reads (parfocal.service)."""
 LONGEST_DAYS = 20 * 365
 SERVICE_USER = "parfocal"
 _NO_STAMP = (0, 0)
@@ -48,7 +48,29 @@ class Kit:
     client: Client
     authority: bytes
     pair: Pair | None = None
-    token: str = ""
+    token: str = field(default="", repr=False)
+
+
+HandOver = Callable[[Kit], AbstractContextManager[object]]
+"""Puts a kit where it goes, and takes it back where what is done inside it fails."""
+
+
+def machine_settings() -> Path | None:
+    """The file that the service reads, where there is one.
+
+    Raises:
+        BadSettings: There is, and this user may not read it.
+    """
+    try:
+        with MACHINE_SETTINGS.open("rb"):
+            return MACHINE_SETTINGS
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise BadSettings(
+            f"cannot read {MACHINE_SETTINGS}, which says where the service's keys are: {error.strerror or error}; "
+            "use sudo, or name the folder with --trust"
+        ) from error
 
 
 def default_folder(machine: Path = MACHINE) -> Path:
@@ -91,10 +113,13 @@ class Trust:
             now: What the clock says.
 
         Raises:
+            BadRequest: One of the names is neither a host name nor an address.
             TrustUnusable: There are keys already, or the folder cannot be written.
         """
         from edge_app.access import certificates
 
+        signs = certificates.authority(label, now)
+        board = certificates.board(signs, names, now)
         self._make_folder()
         with self._locked():
             if self.list.exists():  # written last: without it an earlier try was cut short, and nobody relies on it
@@ -102,10 +127,9 @@ class Trust:
                     f"{self.folder} has keys already; `parfocal trust renew` makes a new certificate for the board; "
                     "to begin again, and turn every client away, move that folder elsewhere"
                 )
-            signs = certificates.authority(f"parfocal {label} {secrets.token_hex(4)}", now)
             private.put(self._authority_key, signs.key, private.SECRET)
             private.put(self._authority, signs.certificate, private.PUBLIC)
-            self._put_board(certificates.board(signs, names, now))
+            self._put_board(board)
             private.put(self.list, clients.text_of(()).encode(), private.PUBLIC)
         return self.keys()
 
@@ -113,23 +137,32 @@ class Trust:
         """Make a new key and certificate for the board; its clients go on as they are.
 
         Raises:
-            TrustUnusable: There is no authority, or the folder cannot be written.
+            BadRequest: One of the names is neither a host name nor an address.
+            TrustUnusable: There is no authority that can sign, or the folder cannot be written.
         """
         from edge_app.access import certificates
 
         with self._locked():
-            self._put_board(certificates.board(self._signs(), names, now))
+            self._put_board(certificates.board(self._signs(now), names, now))
         return self.keys()
 
-    def add(self, name: str, role: Role, days: float, by_token: bool, now: datetime) -> Kit:
+    def add(
+        self, name: str, role: Role, days: float, by_token: bool, now: datetime, hand_over: HandOver = nullcontext
+    ) -> Kit:
         """Let a client in.
+
+        Args:
+            name: What it is called.
+            role: What it may do.
+            days: How long it may.
+            by_token: Whether it gets a token in place of a certificate.
+            now: What the clock says.
+            hand_over: Holds its kit while it is listed: nobody is listed whose kit could not be written.
 
         Raises:
             BadRequest: The name cannot be one or is taken, or the days are none.
-            TrustUnusable: There is no authority, or the folder cannot be written.
+            TrustUnusable: There is no authority that can sign, or the folder or the kit cannot be written.
         """
-        from edge_app.access import certificates
-
         if not re.fullmatch(clients.NAME, name):
             raise BadRequest(f"{name!r} cannot be a client's name; use up to 63 letters, digits, dots, _ and -")
         if not 0 < days <= LONGEST_DAYS:
@@ -138,22 +171,10 @@ class Trust:
             known = clients.read(self.list)
             if any(client.name == name and not client.trouble(now) for client in known):
                 raise BadRequest(f"there is a client {name} already; revoke it first, or choose another name")
-            token = secrets.token_urlsafe(32) if by_token else ""
-            pair = None if by_token else certificates.client(self._signs(), name, days, now)
-            proof = pair.sha256 if pair is not None else hashlib.sha256(token.encode()).hexdigest()
-            ends = certificates.ends(pair.certificate) if pair is not None else certificates.expiry(days, now)
-            client = Client.model_validate(
-                {
-                    "name": name,
-                    "role": role.label,
-                    "kind": "token" if by_token else "certificate",
-                    "sha256": proof,
-                    "made": now,
-                    "ends": ends,
-                }
-            )
-            self._put_list((*known, client))
-        return Kit(client, self._authority.read_bytes(), pair, token)
+            kit = _kit(self._signs(now), name, role, days, by_token, now)
+            with hand_over(kit):
+                self._put_list((*known, kit.client))
+        return kit
 
     def revoke(self, name: str, now: datetime) -> list[Client]:
         """Turn a client away from now on; gives what was revoked.
@@ -212,8 +233,28 @@ class Trust:
             return _NO_STAMP
         return stat.st_ino, stat.st_ctime_ns
 
-    def _signs(self) -> Pair:
-        return Pair(private.secret(self._authority_key), _public(self._authority))
+    def _signs(self, now: datetime) -> Pair:
+        """The authority, if it can sign.
+
+        Raises:
+            TrustUnusable: A file of it is missing, damaged or another's, or it has ended.
+        """
+        from edge_app.access import certificates
+
+        signs = Pair(private.secret(self._authority_key), _public(self._authority))
+        begin = f"begin again, which turns every client away: move {self.folder} elsewhere, then `parfocal trust init`"
+        if not certificates.belong_together(signs):
+            raise TrustUnusable(
+                f"{self._authority_key} is damaged, or not the key of {self._authority}, so nothing was signed; put "
+                f"copies of both back, or {begin}"
+            )
+        end = certificates.ends(signs.certificate)
+        if end <= now:
+            raise TrustUnusable(
+                f"by this machine's clock the board's authority ended on {end:%Y-%m-%d}, and with it all that it "
+                f"signs; set the clock if it is wrong, or {begin}"
+            )
+        return signs
 
     def _put_board(self, pair: Pair) -> None:
         private.put(self._board, pair.key + pair.certificate, private.SECRET, self._service)
@@ -235,19 +276,29 @@ class Trust:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One at a time changes the folder."""
-        try:
-            number = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise TrustUnusable(
-                f"cannot open {self.folder}: {error.strerror or error}; make the board's keys with "
-                "`parfocal trust init`, and use sudo where they are the service's"
-            ) from error
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX)
+        """One at a time changes the folder, and clears away what was left by one that was killed."""
+        with private.alone(self.folder):
+            for path in (self._authority_key, self._authority, self._board, self.list):
+                private.sweep(path)
             yield
-        finally:
-            os.close(number)
+
+
+def _kit(signs: Pair, name: str, role: Role, days: float, by_token: bool, now: datetime) -> Kit:
+    from edge_app.access import certificates
+
+    token = secrets.token_urlsafe(32) if by_token else ""
+    pair = None if by_token else certificates.client(signs, name, days, now)
+    client = Client.model_validate(
+        {
+            "name": name,
+            "role": role.label,
+            "kind": "token" if by_token else "certificate",
+            "sha256": pair.sha256 if pair is not None else hashlib.sha256(token.encode()).hexdigest(),
+            "made": now,
+            "ends": certificates.ends(pair.certificate) if pair is not None else certificates.expiry(days, now),
+        }
+    )
+    return Kit(client, signs.certificate, pair, token)
 
 
 def _public(path: Path) -> bytes:
@@ -255,7 +306,9 @@ def _public(path: Path) -> bytes:
 
     try:
         certificate = path.read_bytes()
+        certificates.ends(certificate)
     except OSError as error:
         raise TrustUnusable(f"cannot read {path}: {error.strerror or error}; put a copy of it back") from error
-    certificates.ends(certificate)
+    except TrustUnusable as error:
+        raise TrustUnusable(f"{path} is damaged: it is no certificate in PEM; put a copy of it back") from error
     return certificate
