@@ -201,9 +201,10 @@ def read(path: Path) -> ModelBundle:
     except OSError as error:
         raise BundleNotFound(f"cannot read the bundle {path}: {error.strerror}") from error
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with _opened(data) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         manifest = _checked(members, data)
+        _opened(members["golden.npz"]).close()
         with np.load(io.BytesIO(members["golden.npz"]), allow_pickle=False) as golden:
             arrays: Arrays = {name: golden[name] for name in golden.files}
         counts = arrays.pop("input")
@@ -244,6 +245,20 @@ def shipped() -> list[tuple[Path, ModelBundle]]:
         with suppress(BundleError):
             found.append((path, read(path)))
     return found
+
+
+def _opened(data: bytes) -> zipfile.ZipFile:
+    """A zip whose members need no more memory than its bytes do, whoever made it.
+
+    Raises:
+        ValueError: One is packed, or they are larger together.
+    """
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    infos = archive.infolist()
+    packed = any(info.compress_type != zipfile.ZIP_STORED for info in infos)
+    if packed or sum(info.file_size for info in infos) > len(data):
+        raise ValueError("it is not packed as a bundle is")
+    return archive
 
 
 def _checked(members: dict[str, bytes], data: bytes) -> Manifest:

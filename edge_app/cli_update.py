@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,22 +74,16 @@ def apply(
     from edge_app.client import Client
     from edge_app.errors import UpdateError
 
+    if at:
+        _refuse_flags(source, root, channel, state, board)
+    settings = None if at else _settings(config, board, source, root, channel, state, runtime)
     with console.progress() as progress:
-        if at:
-            _refuse_flags(source, root, channel, state, board)
+        if settings is not None:
+            status = _brought(settings, name, stage_only, progress)
+        else:
             with Client(at, timeout_s=None, identity=identity_for(at, config)) as client:
                 status = _applied(client, name, stage_only, progress)
-        else:
-            settings = _settings(config, board, source, root, channel, state, runtime)
-            updates = _updates(settings)
-            if not settings.update_from:
-                status = _with_reason(updates.status(), _NOTHING)
-            else:
-                status = updates.stage(name, progress)
-                if status.state == "ready" and not stage_only:
-                    progress(0, 0, f"switching to {status.candidate}")
-                    status = _activated(updates, settings)
-    if expect and expect != status.serving and (at or not updates.serves(expect)):
+    if expect and expect != status.serving and (settings is None or not _updates(settings).serves(expect)):
         raise UpdateError(f"{expect} does not serve, {status.serving or 'none'} does: {status.reason}")
     _show(status, as_json)
 
@@ -126,25 +121,24 @@ def rollback(
     """Go back to the model from before; the one that is left is not taken again, unless `forget` says so."""
     from edge_app.client import Client
     from edge_app.model_service import status_from
+    from edge_app.updates import to_leave
 
     if at:
         _refuse_flags(None, None, None, state, board)
-        with Client(at, identity=identity_for(at, config)) as client:
+        with Client(at, timeout_s=None, identity=identity_for(at, config)) as client:
             status = status_from(client.roll_back(leaving).status)
     else:
         settings = _settings(config, board, None, None, None, state, None)
         updates = _updates(settings)
         remembered = updates.depot.state()
-        name = leaving.partition("@")[0] or remembered.about
-        slot = remembered.slots.get(name)
-        leaves = slot.serving if slot is not None else None
-        if leaving and (leaves is None or leaves.label != leaving):
+        serving = [slot.serving.label for slot in remembered.slots.values() if slot.serving is not None]
+        if leaving and leaving not in serving:
             _show(_with_reason(updates.status(), f"{leaving} does not serve; there is nothing to leave"), as_json)
             return
-        if leaves is None or not _by_service(settings, lambda client: client.roll_back(leaves.label)):
-            still = updates.depot.state().slots.get(name)
-            if leaves is None or (still is not None and still.serving == leaves):
-                updates.roll_back(name)
+        leaves = to_leave(remembered, leaving.partition("@")[0])
+        _by_service(updates, settings, lambda client: client.roll_back(leaves.label))
+        if updates.depot.state().serves(leaves):
+            updates.roll_back(leaves.name, only=leaves)
         status = updates.status()
     _show(status, as_json)
 
@@ -186,7 +180,33 @@ def _settings(
 def _updates(settings: Settings) -> Updates:
     from edge_app.ota.means import updates_of
 
-    return updates_of(settings)
+    updates = updates_of(settings)
+    updates.depot.check_readable()
+    return updates
+
+
+def _brought(settings: Settings, name: str, stage_only: bool, progress: console.Progress) -> Status:
+    """Update this machine's board, if it has a repository. Raises as `Updates.stage`."""
+    if not settings.update_from:
+        return _without_repository(settings)
+    updates = _updates(settings)
+    status = updates.stage(name, progress)
+    if status.state == "ready" and not stage_only:
+        progress(0, 0, f"switching to {status.candidate}")
+        status = _activated(updates, settings)
+    return status
+
+
+def _without_repository(settings: Settings) -> Status:
+    """Where a board stands that takes no updates; a simulated one may keep nothing of them at all."""
+    from edge_app.errors import UpdateError
+    from edge_app.updates import Status
+
+    try:
+        status = _updates(settings).status()
+    except UpdateError:
+        status = Status("", "", "", "idle", "")
+    return _with_reason(status, _NOTHING)
 
 
 def _applied(client: Client, name: str, stage_only: bool, progress: console.Progress) -> Status:
@@ -208,30 +228,32 @@ def _applied(client: Client, name: str, stage_only: bool, progress: console.Prog
 def _activated(updates: Updates, settings: Settings) -> Status:
     """Switch: by the service that runs on this board, or, where none does, by the record that the next one reads."""
     version: Version = updates.ready()
-    _by_service(settings, lambda client: client.activate(version.label))
+    _by_service(updates, settings, lambda client: client.activate(version.label))
     after = updates.depot.state()
     if after.candidate == version and after.stage.value == "ready":
         return updates.activate()
     return updates.status()
 
 
-def _by_service(settings: Settings, ask: Callable[[Client], object]) -> bool:
-    """Ask the service on this machine, if one runs; False where it does not, has no board now, or will not.
+def _by_service(updates: Updates, settings: Settings, ask: Callable[[Client], object]) -> None:
+    """Ask the service of this very board, if one runs, and wait for it as long as its job takes.
 
-    Where it is not asked it finds the record changed, and follows it within seconds.
+    It may be another board's, not answer, have no board now, be busy, or not be willing: the record says what came of
+    it, and a service that was not asked finds it changed, and follows it within seconds.
 
     Raises:
         AppError: It failed.
     """
     from edge_app.client import Client
-    from edge_app.errors import NotAllowed, NotIdentified, NotReady, Unreachable, UpdateError
+    from edge_app.errors import Busy, JobStopped, NotAllowed, NotIdentified, NotReady, RemoteError, UpdateError
 
-    try:
-        with Client(settings.listen.partition(",")[0]) as client:
-            ask(client)
-    except (Unreachable, NotReady, NotAllowed, NotIdentified, UpdateError):
-        return False
-    return True
+    address = settings.listen.partition(",")[0]
+    with suppress(RemoteError, Busy, JobStopped, NotReady, NotAllowed, NotIdentified, UpdateError):
+        with Client(address) as client:
+            mark = client.models().depot
+        if mark and mark == updates.depot.mark():
+            with Client(address, timeout_s=None) as client:
+                ask(client)
 
 
 def _with_reason(status: Status, reason: str) -> Status:

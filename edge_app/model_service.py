@@ -30,7 +30,9 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         found = await asyncio.to_thread(self._models)
         desk = self._appliance.desk
         update = None if desk is None else status_to(await desk.status())
-        return models_pb2.ListReply(models=sorted(found, key=lambda m: (m.name, m.version)), update=update)
+        depot = "" if desk is None else desk.updates.depot.mark()
+        models = sorted(found, key=lambda m: (m.name, m.version))
+        return models_pb2.ListReply(models=models, update=update, depot=depot)
 
     async def Check(self, request: models_pb2.CheckRequest, context: Any) -> models_pb2.CheckReply:
         """Whether the repository has something newer."""

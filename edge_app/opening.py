@@ -17,9 +17,9 @@ from edge_app.journal import log_of
 from edge_app.measured import Memory
 from edge_app.model import Model, ModelSource
 from edge_app.ota.depot import Depot
-from edge_app.ota.desk import Desk, begun, left_out
+from edge_app.ota.desk import Desk, left_out, to_begin_with
 from edge_app.ota.means import means_of
-from edge_app.ota.state import State
+from edge_app.ota.state import State, Version
 from edge_app.shelf import Shelf
 from edge_app.updates import Updates
 from edge_app.watchdog import Lease
@@ -73,14 +73,7 @@ def assemble(
     )
     source, model = _chosen(settings, profile, updates, builds)
     expect(OPENING_S)
-    try:
-        microscope = opened()
-    except BaseException:
-        if updates is not None and builds:
-            with _unless_unwritable():
-                updates.depot.change(State.not_begun)
-        raise
-    appliance = Appliance(Controller(microscope, model, source, memory))
+    appliance = Appliance(Controller(opened(), model, source, memory))
     if updates is not None:
         appliance.desk = Desk(settings, appliance, updates)
         if builds:
@@ -93,21 +86,24 @@ def _chosen(
 ) -> tuple[ModelSource, Model]:
     """The model for the first objective: what updates put into service, or what did before if that cannot be opened.
 
-    The record follows only once another model was opened: where none can be, the models are not to blame.
+    The record follows only once another model was opened: where none can be, the models are not to blame. While a
+    watched one is opened, the start counts against it.
     """
     state = updates.depot.state() if updates is not None else State()
     if updates is not None and serves:
         with _unless_unwritable():
-            state = begun(updates)
+            state = to_begin_with(updates)
     optics, left = profile.frame_optics(profile.objective[0]), state
     while True:
         shelf = updates.depot.shelf(left) if updates is not None else Shelf()
         source = ModelSource(settings.bundle, settings.runtime, settings.threads, serves, shelf)
+        name = _installed(settings.bundle, optics, shelf)
+        watched = left.watched if serves and left.watched is not None and left.watched.name == name else None
         try:
-            model = source.model_for(optics)
+            with _counted(updates, watched):
+                model = source.model_for(optics)
             break
         except (BundleError, RuntimeFailed) as error:
-            name = _installed(settings.bundle, optics, shelf)
             if not name:
                 raise
             left = left_out(left, name, error)
@@ -120,10 +116,27 @@ def _chosen(
 
 def _installed(bundle: str, optics: FrameOptics, shelf: Shelf) -> str:
     """The name under which updates put the bundle that serves defocus, or "" if it is not from them."""
+    if not shelf.installed:
+        return ""
     with suppress(BundleError):
         chosen = selection.select(bundle, optics, shelf=shelf).path
         return next((name for name, path in shelf.installed.items() if path == chosen), "")
     return ""
+
+
+@contextmanager
+def _counted(updates: Updates | None, watched: Version | None) -> Iterator[None]:
+    """What ends the process in this block counts against the watched version; what only fails does not."""
+    if updates is None or watched is None:
+        yield
+        return
+    with _unless_unwritable():
+        updates.depot.change(lambda now: now.begun() if now.watched == watched else now)
+    try:
+        yield
+    finally:
+        with _unless_unwritable():
+            updates.depot.change(lambda now: now.not_begun() if now.watched == watched else now)
 
 
 @contextmanager

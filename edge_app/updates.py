@@ -7,7 +7,7 @@ what is remembered changes by the steps of `ota/state.py`, one whole record at a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -88,12 +88,13 @@ class Updates:
             learnt = self._learn()
             facts = self._means.facts(self.depot.shelf(learnt.state))
             found = decision.choose(learnt.catalogue, facts, learnt.state)
-            now = status_of(learnt.state, facts)
             if isinstance(found, Nothing):
-                return replace(now, reason=learnt.with_note(found.why))
-            where = f"{found.entry.label} is in the channel {learnt.catalogue.channel}"
+                return self._nothing(found, learnt, facts)
+            first = found.entries[0].label
+            where = f"{first} is in the channel {learnt.catalogue.channel}"
             why = learnt.with_note(f"{where}; `parfocal update apply` takes it")
-            return replace(now, candidate=found.entry.label, state=Stage.AVAILABLE.value, reason=why)
+            now = status_of(learnt.state, facts)
+            return replace(now, candidate=first, state=Stage.AVAILABLE.value, reason=why)
 
     def stage(self, name: str, progress: Progress) -> Status:
         """Bring a newer bundle as far as the switch: fetched, verified, opened and rehearsed on this board.
@@ -123,16 +124,13 @@ class Updates:
             facts = self._means.facts(self.depot.shelf(learnt.state))
             found = decision.choose(learnt.catalogue, facts, learnt.state, name)
             if waiting is not None:
-                if isinstance(found, Offer) and found.entry.sha256 == waiting.sha256:
+                if isinstance(found, Offer) and any(entry.sha256 == waiting.sha256 for entry in found.entries):
                     return self.status()
                 left = f"{waiting.label} was ready and is no longer what the channel offers this board"
-                dropped = self.depot.change(lambda state: state.failed(left))
-                learnt = replace(learnt, state=dropped, note=learnt.with_note(left))
+                learnt = self._dropped(learnt, left)
             if isinstance(found, Nothing):
-                if found.unmet:
-                    raise UpdateError(found.why)
-                return replace(status_of(learnt.state, facts), reason=learnt.with_note(found.why))
-            return self._staged(found.entry, learnt.repository, facts, progress)
+                return self._nothing(found, learnt, facts, name)
+            return self._first_staged(found.entries, learnt.repository, facts, progress)
 
     def activate(self) -> Status:
         """Have the candidate serve, by the record; whoever serves reads it anew.
@@ -173,24 +171,23 @@ class Updates:
         self.depot.change(lambda state: state.forgiven(label))
         return self.status()
 
-    def roll_back(self, name: str = "", why: str = "") -> Status:
+    def roll_back(self, name: str = "", why: str = "", only: Version | None = None) -> Status:
         """Have serve again what served before, by the record; what is left is not taken a second time.
 
         Raises:
-            UpdateRefused: There is nothing to go back to.
+            UpdateRefused: There is nothing to go back to, or `only` is given and does not serve any more; or several
+                serve, and nobody says which is meant.
         """
 
         def step(state: State) -> State:
-            which = name or state.about
-            if not state.can_roll_back(which):
-                raise UpdateRefused("the models that ship serve; there is nothing to go back to")
-            left = state.slots[which].serving
-            assert left is not None
+            if only is not None and not state.serves(only):
+                raise UpdateRefused(f"{only.label} does not serve on this board any more")
+            left = to_leave(state, name)
             reason = why or f"{left.label} was left because somebody asked for it"
-            return state.rolled_back(which, reason)
+            return state.rolled_back(left.name, reason)
 
-        state = self.depot.change(step)
-        _log.warning("model rolled back", why=state.reason)
+        left = self.depot.change(step).bad[-1]
+        _log.warning("model rolled back", model=left.label, why=left.why)
         return self.status()
 
     def _waiting(self) -> Version | None:
@@ -224,6 +221,34 @@ class Updates:
             _log.warning("clock", why=reference.note)
         return _Learnt(state, repository, catalogue, reference.note)
 
+    def _nothing(self, found: Nothing, learnt: _Learnt, facts: Facts, name: str = "") -> Status:
+        """Where the board stands with nothing to take; what was cut off and is not offered any more is left for good.
+
+        Raises:
+            UpdateError: Somebody asked for it.
+        """
+        left = learnt.state.candidate
+        if learnt.state.stage is Stage.STAGING and left is not None and name in ("", left.name):
+            learnt = self._dropped(learnt, f"{left.label} was cut off before it was done and is no longer offered")
+        if found.unmet:
+            raise UpdateError(found.why)
+        return replace(status_of(learnt.state, facts), reason=learnt.with_note(found.why))
+
+    def _dropped(self, learnt: _Learnt, why: str) -> _Learnt:
+        return replace(learnt, state=self.depot.change(lambda state: state.failed(why)), note=learnt.with_note(why))
+
+    def _first_staged(
+        self, entries: Sequence[Entry], repository: Repository, facts: Facts, progress: Progress
+    ) -> Status:
+        """Stage the first of these that has not to wait for another day or another setting."""
+        first, *further = entries
+        try:
+            return self._staged(first, repository, facts, progress)
+        except UpdateError as error:
+            if type(error) not in (UpdateError, UpdateUnfit) or not further:
+                raise
+        return self._first_staged(further, repository, facts, progress)
+
     def _staged(self, entry: Entry, repository: Repository, facts: Facts, progress: Progress) -> Status:
         version = version_of(entry)
         _log.info("candidate found", model=version.label, channel=self._means.channel)
@@ -237,8 +262,11 @@ class Updates:
             raise
         except (AppError, FirmwareError, OSError) as error:
             reason = str(error)
-            self._note(lambda state: state.failed(reason))
+            self._note(lambda state: state.ended(version).failed(reason))
             _log.warning("update failed", model=version.label, why=reason)
+            raise
+        except KeyboardInterrupt:
+            self._note(lambda state: state.ended(version))
             raise
         _log.info("candidate ready", model=version.label, why=why)
         return self.status()
@@ -253,7 +281,8 @@ class Updates:
 
 def status_of(state: State, facts: Facts) -> Status:
     """A state in words, by what the board uses."""
-    about = state.about if state.about in facts.uses else facts.main
+    about = state.watched.name if state.watched else state.about
+    about = about if about in facts.uses else facts.main
     slot = state.slots.get(about)
     serving, previous = facts.uses[about].label if about in facts.uses else "", ""
     if slot is not None and slot.serving is not None:
@@ -261,6 +290,25 @@ def status_of(state: State, facts: Facts) -> Status:
         previous = slot.previous.label if slot.previous else before.manifest.label if before else ""
     candidate = state.candidate.label if state.candidate else ""
     return Status(serving, previous, candidate, state.stage.value, state.reason)
+
+
+def to_leave(state: State, name: str = "") -> Version:
+    """What a rollback leaves: what serves under a name; without one what is watched, was told of, or is the only one.
+
+    Raises:
+        UpdateRefused: There is nothing to go back to, or nobody can know which of several is meant.
+    """
+    updated = {one: slot.serving for one, slot in state.slots.items() if slot.serving is not None}
+    watched = state.watched.name if state.watched else ""
+    for meant in (name,) if name else (watched, state.about):
+        if meant in updated:
+            return updated[meant]
+    if len(updated) == 1 and not name:
+        return next(iter(updated.values()))
+    if updated:
+        labels = ", ".join(sorted(version.label for version in updated.values()))
+        raise UpdateRefused(f"updates put {labels} into service; say which is to be left (--leaving NAME@VERSION)")
+    raise UpdateRefused("the models that ship serve; there is nothing to go back to")
 
 
 def _activated(state: State, replaced: str) -> State:

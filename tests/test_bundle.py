@@ -1,6 +1,10 @@
 """A bundle is read as it was packed, or not at all; its passport refuses foreign optics."""
 
+import io
 import re
+import tracemalloc
+import zipfile
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +113,47 @@ def test_bytes_after_the_end_are_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(BundleCorrupt):
         read(path)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("way", ["deflated", "one stretch of bytes for many members"])
+def test_what_would_unpack_to_more_than_its_bytes_is_refused_before_it_is_unpacked(
+    tmp_path: Path, way: str, inside: bool
+) -> None:
+    large = io.BytesIO()
+    np.save(large, np.zeros(30_000_000, np.uint8))
+    bomb = zipped(large.getvalue()) if way == "deflated" else repeated(large.getvalue()[:1_000_000], 30)
+    if inside:
+        whole = small_bundle()
+        file = zipfile.ZipFile(io.BytesIO(whole))
+        bomb = pack(Manifest.model_validate_json(file.read("manifest.json")), file.read("model.onnx"), bomb)
+    path = tmp_path / "bomb.parfocal"
+    path.write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(BundleCorrupt, match="not packed as a bundle is"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15_000_000
+
+
+def zipped(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("input.npy", data)
+    return buffer.getvalue()
+
+
+def repeated(data: bytes, times: int) -> bytes:
+    """A zip that lists the same stored bytes again and again."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("input.npy", data)
+        for number in range(times):
+            info = copy(archive.infolist()[0])
+            info.filename = f"{number}.npy"
+            archive.filelist.append(info)
+    return buffer.getvalue()
 
 
 def test_a_missing_bundle_names_those_that_ship() -> None:

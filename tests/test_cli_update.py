@@ -12,15 +12,22 @@ import pytest
 from conftest import Bench
 from kill_board import small_board
 from repository_simulator import Simulator
-from updating import badly, rehearsed, repacked
+from updating import Offering, badly, install, rehearsed, repacked, updates
 
 from edge_app import cli, console
+from edge_app.config import Settings
+from edge_app.errors import Busy, JobStopped, RemoteError, Unreachable
 from edge_app.model import Model
 from edge_app.ota import rehearsal
 from edge_app.ota.candidate import Progress
 from edge_app.ota.depot import Depot
+from edge_app.ota.desk import Desk
+from edge_app.ota.disk import RealDisk
 from edge_app.ota.rehearsal_rule import Rehearsal
+from edge_app.stubs.parfocal.v1 import models_pb2
+from edge_app.updates import Status
 
+ROOT = Path(__file__).parent.parent
 KEYS = ["serving", "previous", "candidate", "state", "reason"]
 Run = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -118,6 +125,113 @@ def test_apply_without_a_repository_is_no_error_so_that_a_timer_stays_quiet(run:
     code, said = run("apply")
     assert (code, list(said), said["state"]) == (0, KEYS, "idle")
     assert "nothing to do" in said["reason"]
+
+
+def test_apply_by_the_configuration_that_ships_is_no_error(
+    clean_environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del clean_environment
+    code = console.run(cli.app, ["update", "apply", "--config", str(ROOT / "systemd/parfocal.toml"), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert (code, list(said), said["state"]) == (0, KEYS, "idle")
+    assert "nothing to do" in said["reason"]
+
+
+def test_a_user_who_may_not_read_the_record_is_told_no_status(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_disk: RealDisk, path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(RealDisk, "read", refuse)
+    code, said = run("status")
+    assert (code, said["error"]["kind"]) == (1, "StateUnusable")
+    assert "sudo -u parfocal" in said["error"]["message"]
+
+
+@pytest.mark.parametrize("folder", ["state", "another"])
+def test_only_the_service_of_this_very_board_is_asked(
+    run: Run, address: str, bench: Bench, tmp_path: Path, folder: str
+) -> None:
+    served = updates(tmp_path / folder, Offering())
+    for state in {tmp_path / "state", tmp_path / folder}:
+        install(Depot(state), repacked("1.1.0"), "1.1.0", "spectral_20x")
+    asked: list[str] = []
+    desk = bench.appliance.desk = Desk(Settings(), bench.appliance, served)
+
+    async def roll_back(serving: str = "") -> Status:
+        asked.append(serving)
+        return served.roll_back()
+
+    desk.roll_back = roll_back  # type: ignore[method-assign]
+    config = tmp_path / "parfocal.toml"
+    config.write_text(config.read_text().replace("127.0.0.1:1", address))
+    code, said = run("rollback")
+    assert (code, said["state"], said["serving"]) == (0, "rolled_back", "spectral_20x@1.0.0")
+    assert asked == (["spectral_20x@1.1.0"] if folder == "state" else [])
+    assert (Depot(tmp_path / folder).state().slots == {}) == (folder == "state")
+
+
+class Service:
+    """The client of a service that takes the record as far as `does` says, and then fails."""
+
+    does: Callable[[Path], object]
+    fault: Exception
+    state: Path
+    limits_s: list[float | None]
+
+    def __init__(self, address: str, timeout_s: float | None = 60.0, identity: Path | None = None) -> None:
+        del address, identity
+        self.timeout_s = timeout_s
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def models(self) -> models_pb2.ListReply:
+        return models_pb2.ListReply(depot=Depot(self.state).mark())
+
+    def asked(self, _label: str) -> None:
+        self.limits_s.append(self.timeout_s)
+        type(self).does(self.state)
+        raise self.fault
+
+    activate = roll_back = asked
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Service]:
+    """A service of this board that is asked in place of one over the wire."""
+    Service.state, Service.limits_s, Service.fault = tmp_path / "state", [], Busy("another switch is under way")
+    monkeypatch.setattr("edge_app.client.Client", Service)
+    return Service
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("fault", [RemoteError("no answer"), Unreachable("gone"), Busy("a job"), JobStopped("closed")])
+def test_a_switch_that_the_service_reports_as_failed_is_what_the_record_says(
+    run: Run,
+    stick: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    service: type[Service],
+    fault: Exception,
+    done: bool,
+) -> None:
+    short(monkeypatch, rehearsed)
+    service.fault = fault
+    service.does = lambda state: updates(state, Offering()).activate() if done else None
+    code, said = run("apply", *stick)
+    assert (code, said["state"], said["serving"]) == (0, "watched", "spectral_20x@1.1.0")
+    service.does = lambda state: updates(state, Offering()).roll_back() if done else None
+    code, said = run("rollback")
+    assert (code, said["state"], said["serving"]) == (0, "rolled_back", "spectral_20x@1.0.0")
+    assert service.limits_s == [None, None]
+
+
+def test_going_back_at_another_machine_waits_for_the_job_that_runs_there(run: Run, service: type[Service]) -> None:
+    service.does = lambda _state: None
+    assert run("rollback", "--at", "127.0.0.1:1")[0] == 1
+    assert service.limits_s == [None]
 
 
 @pytest.mark.parametrize(

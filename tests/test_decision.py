@@ -10,7 +10,7 @@ from updating import NAME, OPTICS, bundle, entry_of, version_of
 
 from edge_app.bundle import Manifest
 from edge_app.ota.catalogue import Catalogue, Entry
-from edge_app.ota.decision import Facts, InUse, Nothing, Offer, choose, covers, unfit, untimely
+from edge_app.ota.decision import CUT_OFF_AT_MOST, Facts, InUse, Nothing, Offer, choose, covers, cut_off, unfit
 from edge_app.ota.state import State
 from firmware.frames import FrameOptics
 
@@ -39,8 +39,8 @@ def entry(version: str, name: str = NAME, **changes: Any) -> Entry:
 
 
 def taken(found: Offer | Nothing) -> str:
-    """The label of what is taken, or why nothing is."""
-    return found.entry.label if isinstance(found, Offer) else found.why
+    """The labels of what may be taken, or why nothing is."""
+    return ", ".join(entry.label for entry in found.entries) if isinstance(found, Offer) else found.why
 
 
 def test_the_newest_version_of_what_is_in_use_is_taken() -> None:
@@ -59,8 +59,8 @@ def test_a_bundle_numbered_in_another_way_is_older_than_any() -> None:
 def test_defocus_comes_before_other_tasks_and_names_in_order() -> None:
     facts = board(use(name="b"), use(name="c"), use(name="a", task="quality"))
     first, second, third = entry("2.0.0", "b"), entry("2.0.0", "c"), entry("2.0.0", "a", task="quality")
-    assert taken(choose(offers(third, second, first), facts, State())) == "b@2.0.0"
-    assert taken(choose(offers(third, second), facts, State())) == "c@2.0.0"
+    found = choose(offers(third, entry("1.5.0", "b"), second, first), facts, State())
+    assert taken(found) == "b@2.0.0, c@2.0.0, a@2.0.0"
 
 
 def test_a_name_that_is_not_in_use_is_taken_only_when_it_is_asked_for() -> None:
@@ -114,6 +114,25 @@ def test_a_watched_model_does_not_hold_up_the_others() -> None:
     assert taken(choose(offers(entry("2.0.0")), board(), state)) == "net@2.0.0"
 
 
+def test_no_newer_version_of_a_watched_model_is_taken_by_name_either() -> None:
+    state = State().ready(version_of(bundle("1.0.0"), "1.0.0"), "fine").activated("serves", "")
+    found = choose(offers(entry("2.0.0")), board(), state, NAME)
+    assert found == Nothing(
+        "net@1.0.0 is still being watched (its first 64 jobs); roll it back first, or wait", unmet=True
+    )
+    assert taken(choose(offers(entry("2.0.0")), board(), state.settled("well"), NAME)) == "net@2.0.0"
+    assert "nothing newer" in taken(choose(offers(entry("1.0.0")), board(), state, NAME))
+
+
+def test_a_version_is_given_up_after_so_many_tries_without_an_end() -> None:
+    version, state = version_of(bundle("2.0.0"), "2.0.0"), State()
+    for _ in range(CUT_OFF_AT_MOST):
+        assert not cut_off(version, state)
+        state = state.tried(version)
+    assert "net@2.0.0 was opened and rehearsed 3 times on this board" in cut_off(version, state)
+    assert not cut_off(version_of(bundle("2.0.1"), "2.0.1"), state)
+
+
 def test_a_share_covers_its_part_of_the_boards_and_all_that_a_smaller_one_covers() -> None:
     boards = [f"board {number}" for number in range(2000)]
     some = {one for one in boards if covers(0.2, one, "net@2.0.0")}
@@ -152,8 +171,14 @@ def test_a_bundle_is_for_a_board_or_there_is_a_reason_why_not(new: Manifest, fac
 
 
 def test_a_new_model_of_sharpness_waits_for_curves_to_be_removed() -> None:
-    new, old = stated("2.0.0", task="sharpness"), use(task="sharpness")
-    offered = entry("2.0.0", task="sharpness")
-    assert not unfit(new, offered, board(old, has_curves=True))
-    assert "calibrate focus" in untimely(new, board(old, has_curves=True))
-    assert not untimely(new, board(old))
+    old, catalogue = use(task="sharpness"), offers(entry("2.0.0", task="sharpness"))
+    for name in ("", NAME):
+        found = choose(catalogue, board(old, has_curves=True), State(), name)
+        assert "net@2.0.0 waits: focus curves were recorded" in taken(found)
+        assert taken(choose(catalogue, board(old), State(), name)) == "net@2.0.0"
+
+
+def test_what_waits_for_curves_to_be_removed_keeps_nothing_else_waiting() -> None:
+    facts = board(use(name="a", task="sharpness"), use(name="b", task="quality"), has_curves=True)
+    catalogue = offers(entry("2.0.0", "a", task="sharpness"), entry("2.0.0", "b", task="quality"))
+    assert taken(choose(catalogue, facts, State())) == "b@2.0.0"

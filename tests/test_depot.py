@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import shutil
 import subprocess
 import sys
 import threading
@@ -81,6 +82,28 @@ def test_a_service_keeps_to_what_it_read_last_while_the_disk_gives_nothing(tmp_p
     disk.broken = True
     assert depot.state() == before
     assert serving(depot) == bundle(OLD)
+
+
+class Foreign(PowerDisk):
+    """A disk on which the record is somebody else's."""
+
+    def read(self, path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_whoever_may_not_read_the_record_is_told_who_may(tmp_path: Path) -> None:
+    Depot(tmp_path).check_readable()
+    with pytest.raises(StateUnusable, match=r"is not yours to read: run this as .* \(`sudo -u parfocal`\), or ask"):
+        Depot(tmp_path, Foreign(tmp_path)).check_readable()
+
+
+def test_a_folder_has_a_mark_that_no_copy_of_it_has(tmp_path: Path) -> None:
+    depot, copy = Depot(tmp_path / "one"), Depot(tmp_path / "copy")
+    assert depot.mark() == ""
+    install(depot, bundle(OLD), OLD)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    assert depot.mark() == Depot(tmp_path / "one").mark() != ""
+    assert copy.mark() not in ("", depot.mark())
 
 
 def damaged_by(tmp_path: Path, damage: bytes) -> tuple[PowerDisk, Depot]:

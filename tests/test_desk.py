@@ -50,6 +50,8 @@ class Source(ModelSource):
 class Rig:
     """A small board that serves the old one, with a newer candidate that is ready."""
 
+    name = NAME
+
     def __init__(self, folder: Path) -> None:
         self.clock, self.disk = HeldClock(), PowerDisk(folder)
         microscope = open_microscope(small_board(), self.clock)
@@ -58,21 +60,21 @@ class Rig:
         self.hook: Callable[[], None] = lambda: None
         self.updates = updates(folder, Offering(), self.disk)
         self.depot = self.updates.depot
-        install(self.depot, self._bundle(OLD), OLD)
+        install(self.depot, self._bundle(OLD), OLD, self.name)
         opener = executed(microscope.world)
         shelf = self.depot.shelf()
-        source = Source(NAME, shelf=shelf, opener=opener, hook=lambda _: self.hook())
-        self.appliance = Appliance(Controller(microscope, opener(shelf.find(NAME)), source))
+        source = Source(self.name, shelf=shelf, opener=opener, hook=lambda _: self.hook())
+        self.appliance = Appliance(Controller(microscope, opener(shelf.find(self.name)), source))
         self.desk = self.appliance.desk = Desk(Settings(), self.appliance, self.updates)
 
     def _bundle(self, version: str) -> bytes:
-        return bundle(version, passport=ANY_OBJECTIVE)
+        return bundle(version, self.name, passport=ANY_OBJECTIVE)
 
     def make_ready(self, version: str = NEW) -> None:
         """Stage a newer one."""
         offering = Offering()
-        offering.offer(version, data=self._bundle(version))
-        assert updates(self.disk.folder, offering, self.disk).stage(NAME, silent).state == "ready"
+        offering.offer(version, self.name, data=self._bundle(version))
+        assert updates(self.disk.folder, offering, self.disk).stage(self.name, silent).state == "ready"
 
     def activate(self, candidate: str = "") -> str:
         return asyncio.run(self.desk.activate(candidate)).state
@@ -90,9 +92,23 @@ class Rig:
         return known[serving(self.depot)]
 
 
+class Shipped(Rig):
+    """The same, whose bundles have the name of one that ships, so that something is left when both are gone."""
+
+    name = "spectral_20x"
+
+
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path)
+    yield from opened(Rig(tmp_path))
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Iterator[Rig]:
+    yield from opened(Shipped(tmp_path))
+
+
+def opened(made: Rig) -> Iterator[Rig]:
     made.make_ready()
     yield made
     made.clock.release()
@@ -158,11 +174,24 @@ def test_a_focus_job_ends_with_the_model_with_which_it_began(rig: Rig) -> None:
 
 
 def test_the_switch_is_no_mover(rig: Rig) -> None:
-    busy: list[str] = []
-    rig.hook = lambda: busy.append(rig.appliance.busy_with)
-    rig.activate()
-    assert busy == [""]
-    rig.appliance.focus("single_shot", lambda *_: None).result.result(PATIENCE_S)
+    controller, taking, release = rig.appliance.controller, threading.Event(), threading.Event()
+    adopt = controller.adopt
+
+    def held(*given: Any) -> bool:
+        taking.set()
+        return release.wait(PATIENCE_S) and adopt(*given)
+
+    controller.adopt = held  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as pool:
+        switching = pool.submit(rig.activate)
+        try:
+            assert taking.wait(PATIENCE_S)
+            assert rig.appliance.busy_with == ""
+            job = rig.appliance.focus("single_shot", lambda *_: None)
+        finally:
+            release.set()
+        assert switching.result(PATIENCE_S) == "watched"
+    assert isinstance(job.result.result(PATIENCE_S), Outcome)
 
 
 def test_an_objective_that_was_changed_meanwhile_gets_the_new_model_too(rig: Rig) -> None:
@@ -224,6 +253,23 @@ def test_a_model_that_the_service_cannot_open_is_refused_for_good_and_the_old_on
     with pytest.raises(UpdateRefused, match="cannot be opened by the service: the accelerator"):
         rig.activate()
     assert (rig.open, rig.recorded) == ("net@1.0.0", OLD)
+    assert rig.depot.state().is_bad("net@1.1.0", "")
+
+
+def test_a_model_that_cannot_be_opened_once_the_record_names_it_is_left_again(rig: Rig) -> None:
+    tries: list[int] = []
+
+    def open_once() -> None:
+        tries.append(1)
+        if len(tries) == 2:
+            raise RuntimeFailed("the accelerator is out of memory")
+        rig.appliance.run("objective", lambda c: c.select_objective("10x")).result.result(PATIENCE_S)
+
+    rig.hook = open_once
+    with pytest.raises(UpdateRefused, match="cannot be opened by the service: the accelerator"):
+        rig.activate()
+    rig.desk.follow()
+    assert (rig.open, rig.recorded, rig.depot.state().stage) == ("net@1.0.0", OLD, Stage.ROLLED_BACK)
     assert rig.depot.state().is_bad("net@1.1.0", "")
 
 
@@ -309,6 +355,27 @@ def test_a_record_that_cannot_be_followed_is_told_once_and_what_is_new_there_lef
     assert rig.depot.state().is_bad(f"{NAME}@{NEW}", "")
 
 
+def test_a_record_that_names_no_new_model_and_cannot_be_followed_is_tried_again_after_a_pause(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise RuntimeFailed("the accelerator is out of memory for a moment")
+
+    rig.activate()
+    rig.updates.roll_back(NAME)
+    rig.hook = fail
+    for _ in range(2 * (desk._PAUSE + 1)):
+        rig.desk.follow()
+    assert (rig.open, len(tries), caplog.messages.count("record not followed")) == ("net@1.1.0", 2, 1)
+    rig.hook = lambda: None
+    for _ in range(desk._PAUSE + 1):
+        rig.desk.follow()
+    assert (rig.open, rig.recorded) == ("net@1.0.0", OLD)
+
+
 def test_a_record_that_cannot_be_followed_on_a_full_disk_is_told_too(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -329,6 +396,26 @@ def test_a_service_attends_to_its_record_until_it_closes(rig: Rig, monkeypatch: 
     rig.desk.follow = looked.set  # type: ignore[method-assign]
     rig.desk.attend()
     assert looked.wait(PATIENCE_S)
+
+
+def test_a_service_that_closes_does_not_wait_for_a_model_that_it_opens_to_follow(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_app.ota.desk.FOLLOW_S", 0.01)
+    opening, closed, closed_meanwhile = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        opening.set()
+        if closed.wait(PATIENCE_S):
+            closed_meanwhile.set()
+
+    rig.hook = slowly
+    rig.updates.activate()
+    rig.desk.attend()
+    assert opening.wait(PATIENCE_S)
+    assert rig.appliance.close()
+    closed.set()
+    assert closed_meanwhile.wait(PATIENCE_S)
 
 
 # The watch.
@@ -399,6 +486,57 @@ def test_leaving_waits_for_a_switch_that_is_under_way(rig: Rig) -> None:
         assert rig.open == "net@1.1.0"
     left(rig)
     assert rig.open == "net@1.0.0"
+
+
+def test_the_watch_leaves_no_second_model_where_somebody_left_its_own_meanwhile(shipped: Rig) -> None:
+    count(shipped, GOOD, 40)
+    shipped.activate()
+    count(shipped, BAD, 7)
+
+    def one_more() -> None:
+        shipped.hook = lambda: None
+        count(shipped, BAD, 1)
+
+    shipped.hook = one_more
+    asyncio.run(shipped.desk.roll_back())
+    left(shipped)
+    assert (shipped.open, serving(shipped.depot, shipped.name)) == ("spectral_20x@1.0.0", shipped._bundle(OLD))
+    assert [bad.why for bad in shipped.depot.state().bad] == [
+        "spectral_20x@1.1.0 was left because somebody asked for it"
+    ]
+
+
+def test_the_watch_leaves_no_second_model_where_another_process_left_its_own_meanwhile(shipped: Rig) -> None:
+    count(shipped, GOOD, 40)
+    shipped.activate()
+
+    def roll_back() -> None:
+        shipped.hook = lambda: None
+        updates(shipped.disk.folder, Offering(), shipped.disk).roll_back(shipped.name)
+
+    shipped.hook = roll_back
+    count(shipped, BAD, 8)
+    left(shipped)
+    shipped.desk.follow()
+    assert (shipped.open, serving(shipped.depot, shipped.name)) == ("spectral_20x@1.0.0", shipped._bundle(OLD))
+    assert [bad.label for bad in shipped.depot.state().bad] == ["spectral_20x@1.1.0"]
+
+
+def test_the_watch_leaves_its_own_model_where_one_of_another_name_came_into_service_meanwhile(rig: Rig) -> None:
+    count(rig, GOOD, 40)
+    rig.activate()
+    offering = Offering()
+    offering.offer("1.0.0", "another", data=bundle("1.0.0", "another", passport=ANY_OBJECTIVE))
+    with rig.desk._one:
+        count(rig, BAD, 8)
+        updates(rig.disk.folder, offering, rig.disk).stage("another", silent)
+        rig.updates.activate()
+    left(rig)
+    state = rig.depot.state()
+    assert (rig.open, rig.recorded, [bad.label for bad in state.bad]) == ("net@1.0.0", OLD, ["net@1.1.0"])
+    assert state.watched is not None
+    assert state.watched.label == "another@1.0.0"
+    assert state.serves(state.watched)
 
 
 def test_leaving_that_failed_is_tried_again(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +227,16 @@ def test_a_loop_of_links_a_pipe_and_a_folder_are_no_files(tmp_path: Path) -> Non
 def test_a_stick_that_is_not_plugged_in_is_said(tmp_path: Path) -> None:
     with pytest.raises(RepositoryUnreachable, match="no such folder; plug in the stick"):
         fetched(BoundedFetcher(Folder(tmp_path / "stick"), tmp_path))
+
+
+def test_a_stick_that_this_user_may_not_enter_is_not_taken_for_one_that_is_missing() -> None:
+    class Mine(type(Path())):  # type: ignore[misc]
+        def resolve(self, strict: bool = False) -> Path:
+            raise PermissionError(13, "Permission denied")
+
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    with pytest.raises(Barred, match=f"the user {user} may not read /media/pi/stick; mount the stick where all may"):
+        read(Folder(Mine("/media/pi/stick")))
 
 
 def test_a_web_server_is_asked_for_the_rest_after_a_cut(

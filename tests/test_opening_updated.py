@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kill_board import small_board
@@ -19,10 +20,9 @@ from edge_app.opening import assemble
 from edge_app.ota.board import ships
 from edge_app.ota.clock import Reference
 from edge_app.ota.depot import Depot
-from edge_app.ota.desk import begun
-from edge_app.ota.means import updates_of
 from edge_app.ota.repository import Repository
-from edge_app.ota.state import Slot, Stage
+from edge_app.ota.state import Slot, Stage, State
+from edge_app.runtime import Runtime, open_runtime
 from firmware.errors import FirmwareError
 
 NAME = "spectral_20x"
@@ -103,31 +103,31 @@ def test_where_no_model_can_be_opened_none_is_to_blame(settings: Settings, depot
     assert depot.state() == before
 
 
-def watch(settings: Settings, depot: Depot) -> None:
+def watch(depot: Depot, name: str = NAME) -> None:
     """A new model serves, and is watched."""
-    version = install(depot, repacked("1.1.0"), "1.1.0", NAME)
+    version = install(depot, repacked("1.1.0", name), "1.1.0", name)
     depot.change(lambda state: state.model_copy(update={"watched": version, "stage": Stage.WATCHED}))
 
 
 def test_a_new_model_with_which_the_service_ends_three_times_is_left(settings: Settings, depot: Depot) -> None:
-    watch(settings, depot)
-    for starts in (1, 2, 3):
-        assert begun(updates_of(settings)).starts == starts
+    watch(depot)
+    for _ in range(3):
+        depot.change(State.begun)
     assert label(settings) == "spectral_20x@1.0.0"
     assert "the service ended 3 times before it finished a job" in depot.state().reason
 
 
 def test_clean_ends_and_commands_beside_the_service_do_not_count(settings: Settings, depot: Depot) -> None:
-    watch(settings, depot)
+    watch(depot)
     for serves in (True, False) * 4:
         assert label(settings, serves) == "spectral_20x@1.1.0"
     assert depot.state().starts == 0
 
 
 def test_a_job_that_ended_proves_the_new_model(settings: Settings, depot: Depot) -> None:
-    watch(settings, depot)
-    begun(updates_of(settings))
-    begun(updates_of(settings))
+    watch(depot)
+    depot.change(State.begun)
+    depot.change(State.begun)
     with open_board(settings) as appliance:
         assert depot.state().starts == 3
         appliance.focus("single_shot", lambda *_: None).result.result(60.0)
@@ -135,7 +135,7 @@ def test_a_job_that_ended_proves_the_new_model(settings: Settings, depot: Depot)
 
 
 def test_a_look_of_the_new_model_proves_that_it_can_be_asked(settings: Settings, depot: Depot) -> None:
-    watch(settings, depot)
+    watch(depot)
     with open_board(settings) as appliance:
         assert depot.state().starts == 1
         assert appliance.measure().result(60.0).task == "defocus"
@@ -145,7 +145,7 @@ def test_a_look_of_the_new_model_proves_that_it_can_be_asked(settings: Settings,
 def test_a_start_that_failed_for_want_of_a_camera_does_not_count(
     settings: Settings, depot: Depot, tmp_path: Path
 ) -> None:
-    watch(settings, depot)
+    watch(depot)
     other = tmp_path / "other.toml"
     other.write_text(small_board().replace('driver = "simulated"', 'driver = "gstreamer"', 1))
     for _ in range(4):
@@ -154,8 +154,39 @@ def test_a_start_that_failed_for_want_of_a_camera_does_not_count(
     assert (depot.state().starts, depot.state().stage) == (0, Stage.WATCHED)
 
 
+def test_a_start_that_failed_for_a_setting_that_is_wrong_does_not_count(settings: Settings, depot: Depot) -> None:
+    watch(depot)
+    for _ in range(4):
+        with pytest.raises(RuntimeFailed):
+            assemble(settings.model_copy(update={"runtime": "tensorrt"}), builds=True)
+    assert (depot.state().starts, depot.state().stage, depot.state().bad) == (0, Stage.WATCHED, ())
+    assert label(settings) == "spectral_20x@1.1.0"
+
+
+def test_a_start_counts_while_its_model_is_opened_and_not_while_its_devices_are(
+    settings: Settings, depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(depot)
+    at_model, at_devices = [], []
+
+    def opened(*given: Any) -> Runtime:
+        at_model.append(depot.state().starts)
+        return open_runtime(*given)
+
+    monkeypatch.setattr("edge_app.model.open_runtime", opened)
+    with assemble(settings, expect=lambda _s: at_devices.append(depot.state().starts), builds=True):
+        assert depot.state().starts == 1
+    assert (at_model, at_devices[0]) == ([1], 0)
+
+
+def test_a_start_that_does_not_open_the_model_that_is_watched_does_not_count(settings: Settings, depot: Depot) -> None:
+    watch(depot, "hh_net_20x")
+    with open_board(settings):
+        assert (depot.state().starts, depot.state().stage) == (0, Stage.WATCHED)
+
+
 def test_the_watch_of_a_model_that_does_not_serve_any_more_is_over(settings: Settings, depot: Depot) -> None:
-    watch(settings, depot)
+    watch(depot)
     watched = depot.state().watched
     assert watched is not None
     depot.path_of(watched).write_bytes(b"torn")

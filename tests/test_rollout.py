@@ -14,12 +14,21 @@ STAND_INS = {
     "chown": "exit 0",
     "parfocal": """echo "$*" >> "$BOARD/calls"
 case "$1 $2" in
-"update status") printf '{\\n "serving": "%s",\\n "previous": ""\\n}\\n' "$(cat "$BOARD/serving")" ;;
+"update status")
+    told=serving
+    [ "$(cat "$BOARD/state")" = watched ] || [ ! -f "$BOARD/about" ] || told=about
+    printf '{\\n "serving": "%s",\\n "previous": "",\\n' "$(cat "$BOARD/$told")"
+    printf ' "state": "%s",\\n "reason": ""\\n}\\n' "$(cat "$BOARD/state")"
+    ;;
 "update rollback") [ "$6" != "$(cat "$BOARD/serving")" ] || echo old@1.0.0 > "$BOARD/serving" ;;
 "update apply")
     [ "$(cat "$6/metadata/timestamp.json")" = fresh ] || { echo "error: it has expired; refresh it" >&2; exit 1; }
     echo "$6" > "$BOARD/unpacked"
-    grep -qFx "$(cat "$BOARD/offer")" "$BOARD/banned" || cat "$BOARD/offer" > "$BOARD/serving"
+    if ! grep -qFx "$(cat "$BOARD/offer")" "$BOARD/banned" "$BOARD/serving"; then
+        cat "$BOARD/offer" > "$BOARD/serving"
+        echo watched > "$BOARD/state"
+    fi
+    [ ! -f "$BOARD/another" ] || mv "$BOARD/another" "$BOARD/about"
     [ "$8" = "$(cat "$BOARD/serving")" ] || { echo "error: $8 does not serve" >&2; exit 1; }
     ;;
 esac""",
@@ -41,6 +50,7 @@ class Board:
             moved = script.read_text().replace("/usr/lib/parfocal/", f"{folder}/").replace("/var/tmp/", f"{folder}/")
             (folder / script.name).write_text(moved)
         (folder / "serving").write_text("old@1.0.0\n")
+        (folder / "state").write_text("settled\n")
         (folder / "banned").touch()
         (folder / "free_kb").write_text("1000000")
         self.offer("new@2.0.0")
@@ -123,6 +133,15 @@ def test_menders_module_applies_and_goes_back(board: Board) -> None:
 def test_an_artifact_that_was_refused_takes_nothing_away_when_mender_rolls_it_back(board: Board) -> None:
     board.offer("new@2.0.0", "stale")
     assert board.mender("ArtifactInstall").returncode == 1
+    assert board.mender("ArtifactRollback").returncode == 0
+    assert "rollback" not in (board.folder / "calls").read_text()
+
+
+def test_a_model_that_the_status_tells_of_only_since_another_was_refused_is_not_left(board: Board) -> None:
+    (board.folder / "banned").write_text("new@2.0.0\n")
+    (board.folder / "another").write_text("other@1.0.5\n")
+    assert board.mender("ArtifactInstall").returncode == 1
+    assert '"serving": "other@1.0.5"' in board.run("bin/parfocal", "update", "status").stdout
     assert board.mender("ArtifactRollback").returncode == 0
     assert "rollback" not in (board.folder / "calls").read_text()
 

@@ -48,6 +48,45 @@ def test_a_process_that_ends_without_a_word_is_an_error(tmp_path: Path, monkeypa
         asyncio.run(staged(settings(tmp_path, ""), "", silent))
 
 
+def test_a_process_that_is_no_longer_wanted_is_asked_to_end_and_killed_where_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_ENDS_S", 0.5)
+    told = 'print(\'{"done": 0, "total": 0, "step": "begun"}\', flush=True)'
+    ends, deaf = tmp_path / "ends", "signal.SIG_IGN"
+    polite = f"lambda *_: (open({str(ends)!r}, 'w').close(), os._exit(0))"
+
+    async def cut_off(handler: str) -> None:
+        program = f"import os, signal, time; signal.signal(signal.SIGTERM, {handler}); {told}; time.sleep(60)"
+        monkeypatch.setattr(staging, "WORKER", (sys.executable, "-c", program))
+        begun = asyncio.Event()
+        run = asyncio.create_task(staged(settings(tmp_path, ""), "", lambda *_: begun.set()))
+        await asyncio.wait_for(begun.wait(), 20.0)
+        run.cancel()
+        await asyncio.wait([run], timeout=20.0)
+        assert run.cancelled()
+
+    asyncio.run(cut_off(polite))
+    assert ends.exists()
+    asyncio.run(cut_off(deaf))
+
+
+def test_a_worker_that_is_told_to_end_ends_as_by_ctrl_c() -> None:
+    program = (
+        "import os, signal; from edge_app.ota import worker;"
+        "worker.updates_of = lambda _: os.kill(os.getpid(), signal.SIGTERM); raise SystemExit(worker.main())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        input='{"name": "", "settings": {}}',
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert (ran.returncode, ran.stdout) == (130, "")
+
+
 def test_what_a_runtime_prints_there_is_not_taken_for_what_is_told() -> None:
     program = (
         "import os; from edge_app.ota import worker; worker.updates_of = lambda _: os.system('echo printed') and None;"

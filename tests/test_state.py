@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from updating import NAME, bundle, version_of
 
@@ -72,6 +74,30 @@ def test_a_failure_drops_the_candidate_and_may_be_tried_again() -> None:
 def test_a_failure_beside_a_watched_model_goes_back_to_watching_it() -> None:
     state = watched().staging(OTHER).failed("the stick was pulled out")
     assert (state.stage, state.about, state.watched, state.candidate) == (Stage.WATCHED, NAME, NEW, None)
+
+
+@pytest.mark.parametrize("way", [State.staging, lambda state, version: state.ready(version, "it focuses as well")])
+def test_a_candidate_on_its_way_stays_whatever_becomes_of_the_watched_one(
+    way: Callable[[State, Version], State],
+) -> None:
+    before = way(watched(), OTHER)
+    for after in (before.settled("well"), before.rolled_back(NAME, "worse"), before.forgiven("x@1.0.0")):
+        assert (after.stage, after.candidate, after.about) == (before.stage, OTHER, "other")
+    assert before.settled("well").watched is None
+    assert before.rolled_back(NAME, "worse").is_bad(NEW.label, "") == "worse"
+
+
+def test_tries_without_an_end_are_counted_by_version_until_one_has_an_end() -> None:
+    state = SERVED.staging(NEW).tried(NEW).failed("the network is down").staging(OTHER).tried(OTHER).tried(OTHER)
+    assert state.tries == {NEW.sha256: 1, OTHER.sha256: 2}
+    for over in (state.ready(OTHER, "fine"), state.refused(OTHER, "bad"), state.unfit(OTHER, "curves")):
+        assert over.tries == {NEW.sha256: 1}
+
+
+def test_jobs_of_a_version_that_serves_once_more_are_counted_anew() -> None:
+    again = watched().counting().rolled_back(NAME, "worse").forgiven(NEW.label).ready(NEW, "fine")
+    assert watched().counting().counted
+    assert not again.activated("it serves", "").counted
 
 
 def test_starts_count_until_a_job_ended() -> None:

@@ -54,6 +54,14 @@ def begin(tmp_path: Path, **changes: Any) -> tuple[Offering, Updates]:
     return offering, board
 
 
+class Crash(BaseException):
+    """The process ended."""
+
+
+def crash(*_: object) -> Model:
+    raise Crash
+
+
 def fails(*_: object) -> Model:
     raise RuntimeFailed("the accelerator is out of memory")
 
@@ -322,18 +330,117 @@ def test_a_candidate_that_was_ready_and_is_gone_is_fetched_again(tmp_path: Path)
 
 
 def test_a_bundle_that_was_fetched_before_a_crash_is_not_fetched_again(tmp_path: Path) -> None:
-    class Crash(BaseException):
-        pass
-
-    def crash(*_: object) -> Model:
-        raise Crash
-
     offering, board = begin(tmp_path, open_model=crash)
     with pytest.raises(Crash):
         board.stage("", silent)
     assert board.status().state == "failed"
     assert "was cut off before it was done" in board.status().reason
     bring(updates(tmp_path, offering))
+    assert offering.fetched == 1
+
+
+def test_a_candidate_that_ends_the_updater_again_and_again_is_given_up(tmp_path: Path) -> None:
+    offering, board = begin(tmp_path, open_model=crash)
+    for _ in range(3):
+        with pytest.raises(Crash):
+            updates(tmp_path, offering, open_model=crash).stage("", silent)
+        offering.trouble = RepositoryUnreachable("the network is down")
+        with pytest.raises(RepositoryUnreachable):
+            board.stage("", silent)
+        offering.trouble = None
+    with pytest.raises(UpdateRefused, match="opened and rehearsed 3 times on this board and never to an end"):
+        board.stage("", silent)
+    assert "was tried and is not tried again" in board.stage("", silent).reason
+    board.forgive("net@1.1.0")
+    bring(updates(tmp_path, offering))
+    assert serving(board.depot) == bundle(NEW)
+
+
+@pytest.mark.parametrize("end", [UpdateError("no stack is recorded yet"), KeyboardInterrupt()])
+def test_a_look_that_failed_or_that_a_person_stopped_does_not_count_as_cut_off(
+    tmp_path: Path, end: BaseException
+) -> None:
+    def rehearse(*_: object) -> Any:
+        raise end
+
+    offering, board = begin(tmp_path, rehearse=rehearse)
+    for _ in range(4):
+        with pytest.raises(type(end)):
+            board.stage("", silent)
+        assert board.depot.state().tries == {}
+    assert updates(tmp_path, offering).stage("", silent).state == "ready"
+
+
+def test_a_fetch_that_was_cut_off_does_not_count_against_the_candidate(tmp_path: Path) -> None:
+    offering, board = begin(tmp_path)
+    offering.cut = Crash()
+    for _ in range(4):
+        with pytest.raises(Crash):
+            board.stage("", silent)
+    offering.cut = None
+    assert board.stage("", silent).state == "ready"
+
+
+@pytest.mark.parametrize("look", ["check", "stage"])
+@pytest.mark.parametrize("why", ["withdrawn", "held"])
+def test_what_was_cut_off_and_is_no_longer_offered_is_left(tmp_path: Path, look: str, why: str) -> None:
+    offering, board = begin(tmp_path, open_model=crash)
+    with pytest.raises(Crash):
+        board.stage("", silent)
+    if why == "withdrawn":
+        offering.entries = ()
+    again = updates(tmp_path, offering, facts=lambda shelf: facts_of(shelf, hold=why == "held"))
+    told = again.check() if look == "check" else again.stage("", silent)
+    assert (told.state, told.candidate) == ("failed", "")
+    assert "net@1.1.0 was cut off before it was done and is no longer offered" in told.reason
+    assert (again.check().state, again.check().candidate) == ("idle", "")
+
+
+def test_what_was_cut_off_stays_where_somebody_asks_for_another_by_name(tmp_path: Path) -> None:
+    _, board = begin(tmp_path, open_model=crash)
+    with pytest.raises(Crash):
+        board.stage("", silent)
+    with pytest.raises(UpdateError, match="has no bundle 'other'"):
+        board.stage("other", silent)
+    assert board.depot.state().stage is Stage.STAGING
+
+
+def offer_both(tmp_path: Path, **changes: Any) -> tuple[Offering, Updates]:
+    """A board that uses two models, and newer ones of both."""
+    offering, board = begin(tmp_path, **changes)
+    install(board.depot, bundle(OLD, "other"), OLD, "other")
+    offering.offer(NEW, "other")
+    return offering, board
+
+
+@pytest.mark.parametrize("kind", [UpdateUnfit, UpdateError])
+def test_a_candidate_that_must_wait_keeps_none_of_another_name_waiting(
+    tmp_path: Path, kind: type[UpdateError]
+) -> None:
+    def rehearse(old: Model | None, new: Model, progress: Progress) -> Any:
+        if new.bundle.manifest.name == NAME:
+            raise kind("no stack is recorded yet")
+        return rehearsed(old, new, progress)
+
+    offering, board = offer_both(tmp_path, rehearse=rehearse)
+    assert board.stage("", silent).candidate == "other@1.1.0"
+    assert board.stage("", silent).candidate == "other@1.1.0"
+    assert offering.fetched == 2
+    board.activate()
+    with pytest.raises(kind, match="no stack is recorded yet"):
+        board.stage("", silent)
+
+
+@pytest.mark.parametrize("kind", [UpdateRefused, RepositoryUntrusted, RepositoryUnreachable])
+def test_a_candidate_that_is_refused_or_cannot_be_had_is_told_before_any_other_is_tried(
+    tmp_path: Path, kind: type[UpdateError]
+) -> None:
+    def rehearse(*_: object) -> Any:
+        raise kind("it is what it is")
+
+    offering, board = offer_both(tmp_path, rehearse=rehearse)
+    with pytest.raises(kind):
+        board.stage("", silent)
     assert offering.fetched == 1
 
 
@@ -364,6 +471,38 @@ def test_going_back_is_remembered_against_the_version_that_was_left(tmp_path: Pa
     assert (status.serving, status.state) == ("net@1.0.0", "rolled_back")
     assert status.reason == "net@1.1.0 was left because somebody asked for it"
     assert "is not tried again" in board.stage("", silent).reason
+
+
+def test_going_back_without_a_name_leaves_the_only_model_that_came_by_an_update(tmp_path: Path) -> None:
+    _, board = begin(tmp_path)
+    bring(board)
+    board.depot.change(lambda state: state.settled("it did well").told(Stage.REFUSED, "it is worse", "spectral_20x"))
+    assert board.status().serving == "spectral_20x@1.0.0"
+    board.roll_back()
+    assert serving(board.depot) == bundle(OLD)
+
+
+def test_going_back_without_a_name_asks_which_where_several_came_by_updates(tmp_path: Path) -> None:
+    _, board = offer_both(tmp_path)
+    board.depot.change(lambda state: state.told(Stage.REFUSED, "it is worse", "spectral_20x"))
+    for name in ("", "spectral_20x"):
+        with pytest.raises(UpdateRefused, match=r"net@1\.0\.0, other@1\.0\.0 into service; say which is to be left"):
+            board.roll_back(name)
+    board.depot.change(lambda state: state.told(Stage.REFUSED, "it is worse", NAME))
+    board.roll_back()
+    assert set(board.depot.state().slots) == {"other"}
+
+
+def test_a_status_tells_of_the_model_that_is_watched_whatever_was_refused_since(tmp_path: Path) -> None:
+    offering, board = offer_both(tmp_path)
+    bring(board, "other")
+    before = board.status()
+    with pytest.raises(UpdateRefused):
+        updates(tmp_path, offering, rehearse=badly).stage(NAME, silent)
+    assert (board.status().serving, board.status().state) == (before.serving, "refused")
+    assert before.serving == "other@1.1.0"
+    board.roll_back()
+    assert serving(board.depot, "other") == bundle(OLD, "other")
 
 
 def test_a_name_that_was_not_in_use_is_rehearsed_against_the_model_of_its_task(tmp_path: Path) -> None:

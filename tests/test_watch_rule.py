@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
 from math import comb
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from updating import NAME, Offering, bring, bundle, install, opened, silent, updates
 
 from edge_app.answer import Verdict
+from edge_app.appliance import Appliance
+from edge_app.errors import RuntimeFailed
 from edge_app.job import Ending, Outcome
+from edge_app.model import Model
+from edge_app.ota.depot import Depot
 from edge_app.ota.tally import KEPT, Tally, in_focus
 from edge_app.ota.watch_rule import FALSE, FLOOR, LEVEL, LOOKS, SHORT, fewer_by_chance, fewer_than_share, judge
+from edge_app.ota.watcher import Watcher
 
 
 def outcome(ending: Ending, verdict: Verdict = Verdict.OK) -> Outcome:
@@ -198,6 +206,41 @@ def test_without_a_record_a_model_that_hardly_ever_focuses_is_found() -> None:
 @pytest.mark.parametrize(("before", "now", "least"), [(0.95, 0.6, 0.97), (0.95, 0.3, 0.999), (0.8, 0.3, 0.98)])
 def test_a_model_that_is_much_worse_is_found(before: float, now: float, least: float) -> None:
     assert rate(before, now, 100) >= least
+
+
+class Jobs:
+    """An appliance of which the watch sees only which model is open."""
+
+    unanswered = "defocus"
+
+    def __init__(self, depot: Depot) -> None:
+        self.controller = self.models = self
+        self._depot = depot
+
+    def loaded(self, task: str) -> Model | None:
+        return opened(self._depot.shelf().find(NAME), silent) if task == "defocus" else None
+
+
+def test_a_version_that_serves_once_more_is_watched_from_its_first_job_on(tmp_path: Path) -> None:
+    offering, left = Offering(), list[str]()
+    board = updates(tmp_path, offering)
+    install(board.depot, bundle("1.0.0"), "1.0.0")
+    offering.offer("1.1.0")
+    bring(board)
+
+    def watcher() -> Watcher:
+        return Watcher(cast(Appliance, Jobs(board.depot)), board.depot, lambda version, _: left.append(version.label))
+
+    for _ in range(2):
+        watcher().ended("focus", RuntimeFailed("no answer"))
+    assert left == ["net@1.1.0"], "a restart does not begin anew"
+    board.roll_back()
+    board.forgive("net@1.1.0")
+    bring(board)
+    watching = watcher()
+    assert watching.watched_jobs == 0
+    watching.ended("focus", RuntimeFailed("a hiccup"))
+    assert (left, watching.watched_jobs) == (["net@1.1.0"], 1)
 
 
 def test_the_exact_rates_are_those_of_the_judge_itself() -> None:

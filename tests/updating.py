@@ -75,7 +75,7 @@ class Offering:
     files: dict[str, bytes] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
     trouble: Exception | None = None
-    cut: Exception | None = None
+    cut: BaseException | None = None
     asked: int = 0
     fetched: int = 0
     settled: int = 0
@@ -192,7 +192,8 @@ def serving(depot: Depot, name: str = NAME) -> bytes:
 
 
 def bring(board: Updates, name: str = NAME) -> None:
-    """A whole update: stage it, and switch to it."""
+    """A whole update: stage it, and switch to it; what was watched has proved itself by then."""
+    board.depot.change(lambda state: state.settled("its jobs went well") if state.watched else state)
     try:
         staged = board.stage(name, silent)
     except UpdateError as error:

@@ -83,10 +83,15 @@ class Candidate:
 
         Raises:
             RepositoryUnreachable, RepositoryUntrusted: It cannot be had, or is not what was signed.
-            UpdateRefused: It is not for this board, or focuses worse.
+            UpdateRefused: It is not for this board, focuses worse, or ends whoever looks at it.
             AppError: The board's own disk or runtime is in the way.
         """
+        version = version_of(entry)
+        given_up = decision.cut_off(version, self._depot.state())
+        if given_up:
+            raise UpdateRefused(given_up)
         path = self._fetched(entry, repository)
+        self._depot.change(lambda state: state.tried(version))
         bundle = self._verified(path, entry, facts)
         return self._rehearsed(path, bundle, facts)
 
@@ -128,9 +133,6 @@ class Candidate:
         why_not = decision.unfit(bundle.manifest, entry, facts)
         if why_not:
             raise UpdateRefused(f"{entry.label} is not for this board: {why_not}")
-        why_wait = decision.untimely(bundle.manifest, facts)
-        if why_wait:
-            raise UpdateUnfit(f"{entry.label} is not for this board as it is: {why_wait}")
         then = self._means.facts(self._depot.shelf().with_installed(entry.name, path))
         if entry.name not in then.uses:
             raise UpdateUnfit(

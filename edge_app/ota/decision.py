@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 from edge_app.bundle import Manifest
 from edge_app.ota.catalogue import Catalogue, Entry, order_of
-from edge_app.ota.state import State
+from edge_app.ota.state import State, Version
+from edge_app.ota.watch_rule import LOOKS
 from firmware.frames import FrameOptics
 
+CUT_OFF_AT_MOST = 3
+"""So often one candidate may end the process that looks at it, before it is given up."""
 _RANGE_SHARE = 0.95
 
 
@@ -52,9 +55,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Offer:
-    """The bundle to take."""
+    """The bundles to take, one for each name: the first of them that turns out to be for this board."""
 
-    entry: Entry
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Nothing:
 
 
 def choose(catalogue: Catalogue, facts: Facts, state: State, name: str = "") -> Offer | Nothing:
-    """What a board should take from a catalogue: the newest version of what it uses, or of `name` if that is given."""
+    """What a board should take from a catalogue: the newest of what it uses, or of `name` if that is given."""
     if facts.pinned:
         return Nothing(facts.pinned)
     if name:
@@ -77,13 +80,16 @@ def choose(catalogue: Catalogue, facts: Facts, state: State, name: str = "") -> 
         )
     if catalogue.hold:
         return Nothing(f"whoever publishes holds the channel {catalogue.channel}; nothing is to be done here")
-    newer = _newer(catalogue, facts)
+    takeable: dict[str, Entry] = {}
     reasons = []
-    for entry in newer:
+    for entry in _newer(catalogue, facts):
         why = _not_yet(entry, facts, state)
-        if not why:
-            return Offer(entry)
-        reasons.append(why)
+        if why:
+            reasons.append(why)
+        else:
+            takeable.setdefault(entry.name, entry)
+    if takeable:
+        return Offer(tuple(takeable.values()))
     if reasons:
         return Nothing("; ".join(reasons))
     used = ", ".join(sorted(use.label for use in facts.uses.values()))
@@ -111,14 +117,14 @@ def unfit(manifest: Manifest, entry: Entry, facts: Facts) -> str:
     return ""
 
 
-def untimely(manifest: Manifest, facts: Facts) -> str:
-    """Why a bundle that is for this board must wait until somebody sees to something, or ""."""
-    if manifest.task == "sharpness" and facts.has_curves:
-        return (
-            "focus curves were recorded with the model in service and are worth nothing with another: remove them, "
-            "update, and run `parfocal calibrate focus` again"
-        )
-    return ""
+def cut_off(version: Version, state: State) -> str:
+    """Why a candidate is given up that ended the process again and again that looked at it, or ""."""
+    if state.tries.get(version.sha256, 0) < CUT_OFF_AT_MOST:
+        return ""
+    return (
+        f"{version.label} was opened and rehearsed {CUT_OFF_AT_MOST} times on this board and never to an end: the "
+        "process crashed, was killed, for want of memory or time perhaps, or lost its power; the log may say which"
+    )
 
 
 def covers(share: float, board_id: str, label: str) -> bool:
@@ -149,6 +155,16 @@ def _not_yet(entry: Entry, facts: Facts, state: State) -> str:
         return f"{state.watched.label} is new and its first jobs are watched; {entry.label} follows after them"
     if not covers(entry.share, facts.board_id, entry.label):
         return f"{entry.label} goes to {entry.share:.0%} of the boards first, and this is none of them"
+    return _untimely(entry, facts)
+
+
+def _untimely(entry: Entry, facts: Facts) -> str:
+    """Why a bundle must wait until somebody sees to something, or ""."""
+    if entry.task == "sharpness" and facts.has_curves:
+        return (
+            f"{entry.label} waits: focus curves were recorded with the model in service and are worth nothing with "
+            "another; remove them, update, and run `parfocal calibrate focus` again"
+        )
     return ""
 
 
@@ -168,7 +184,13 @@ def _asked(catalogue: Catalogue, facts: Facts, state: State, name: str) -> Offer
     use = facts.uses.get(name)
     if use is not None and _order(use.manifest.version) >= order_of(newest.version):
         return Nothing(f"{use.label} serves, and the channel {catalogue.channel} has nothing newer")
-    return Offer(newest)
+    if state.watched is not None and state.watched.name == name:
+        return Nothing(
+            f"{state.watched.label} is still being watched (its first {LOOKS[-1]} jobs); roll it back first, or wait",
+            unmet=True,
+        )
+    untimely = _untimely(newest, facts)
+    return Nothing(untimely, unmet=True) if untimely else Offer((newest,))
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ FOLDER = "updates"
 _SHOWN = "updating.lock"
 """Held beside `update.lock` while an update is under way, for those who only look."""
 _SPARE_BYTES = 8_000_000
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _log = log_of(__name__)
 
 
@@ -53,6 +54,30 @@ class Depot:
         except OSError as error:
             return self._last or _unknown(f"cannot be read ({error.strerror or error})")
         return self._last
+
+    def mark(self) -> str:
+        """By what two processes know that both mean this folder, and no copy of it; "" where it cannot be told."""
+        try:
+            boot, found = _BOOT_ID.read_text(encoding="ascii").strip(), self.folder.stat()
+        except OSError:
+            return ""
+        return hashlib.sha256(f"{boot} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:32]
+
+    def check_readable(self) -> None:
+        """See that whoever asks may read the record.
+
+        Raises:
+            StateUnusable: They may not; what `state` would give says nothing of this board.
+        """
+        try:
+            self._disk.read(self._record)
+        except FileNotFoundError:
+            pass
+        except PermissionError as error:
+            raise StateUnusable(
+                f"{self._record} is not yours to read: run this as the service's user (`sudo -u parfocal`), or ask "
+                "the service with --at"
+            ) from error
 
     def change(self, step: Callable[[State], State]) -> State:
         """Take one step of the state, alone, and return when it is on the disk; gives the state after it.

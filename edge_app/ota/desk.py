@@ -20,16 +20,19 @@ from edge_app.errors import AppError, BundleError, Busy, NotReady, RuntimeFailed
 from edge_app.journal import log_of
 from edge_app.model import Model, ModelSource
 from edge_app.ota.staging import Say, staged
-from edge_app.ota.state import Slot, Stage, State
+from edge_app.ota.state import Slot, Stage, State, Version
 from edge_app.ota.watcher import Watcher
 from edge_app.shelf import Shelf
-from edge_app.updates import Status, Updates
+from edge_app.updates import Status, Updates, to_leave
 from firmware.frames import FrameOptics
 
 FOLLOW_S = 2.0
 """How often a service looks whether another process changed the record."""
 _TRIES = 3
-_SWITCH_S = 180.0
+_PAUSE = 30
+"""How many looks at the record pass before models that could not be opened are tried again: a minute."""
+_CLOSE_S = 0.5
+"""How long a closing service waits for each of its threads: one that opens a model ends with the process."""
 _ASK_S = 1.0
 _log = log_of(__name__)
 
@@ -51,6 +54,8 @@ class Desk:
         self._one = threading.Lock()
         self._leaving: threading.Thread | None = None
         self._slots: dict[str, Slot] | None = None
+        self._unopened: dict[str, Slot] | None = None
+        self._pause = 0
         self._closing = threading.Event()
         self._following: threading.Thread | None = None
         self.watcher = Watcher(appliance, updates.depot, self._leave)
@@ -95,10 +100,11 @@ class Desk:
         Raises:
             UpdateRefused: There is nothing to go back to.
         """
-        return await asyncio.to_thread(self._roll_back, serving, "")
+        return await asyncio.to_thread(self._roll_back, serving)
 
     def attend(self) -> None:
-        """From now on look every now and then whether another process changed the record, and follow it."""
+        """Count this start, and from now on look every now and then whether another process changed the record."""
+        self._count_start()
 
         def work() -> None:
             while not self._closing.wait(FOLLOW_S):
@@ -110,25 +116,33 @@ class Desk:
     def follow(self) -> None:
         """Serve what the record names, where an updater wrote it while nobody answered.
 
-        A new model that cannot be opened here is left, as at a start.
+        A new model that cannot be opened here is left, as at a start; any other is tried again, after a pause.
         """
         slots = self.updates.depot.state().slots
-        if slots == self._slots or not self._one.acquire(blocking=False):
+        if slots == self._slots or self._rests(slots) or not self._one.acquire(blocking=False):
             return
         try:
             source, shelf = self._appliance.controller.models.source, self.updates.depot.shelf()
             if source is not None and source.shelf != shelf:
                 self._switch(shelf, lambda: None)
                 _log.info("record followed", installed=", ".join(sorted(shelf.installed)))
-            self._slots = slots
+            self._slots, self._unopened = slots, None
         except (BundleError, RuntimeFailed) as error:
-            _log.error("record not followed", why=str(error))
-            self._slots = slots
+            if slots != self._unopened:
+                _log.error("record not followed", why=str(error), next_try_s=_PAUSE * FOLLOW_S)
+            self._unopened, self._pause = slots, _PAUSE
             self._leave_unopened(error)
         except AppError as error:
             _log.warning("record not followed yet", why=str(error))
         finally:
             self._one.release()
+
+    def _rests(self, slots: dict[str, Slot]) -> bool:
+        """Whether what this record names could not be opened a moment ago; each asking brings the next try nearer."""
+        if slots != self._unopened or self._pause == 0:
+            return False
+        self._pause -= 1
+        return True
 
     def _leave_unopened(self, error: RuntimeFailed | BundleError) -> None:
         source, depot = self._appliance.controller.models.source, self.updates.depot
@@ -146,7 +160,7 @@ class Desk:
         self.watcher.close()
         for thread in (self._leaving, self._following):
             if thread is not None:
-                thread.join(timeout=_SWITCH_S)
+                thread.join(timeout=_CLOSE_S)
 
     def _activate(self, candidate: str) -> Status:
         with self._alone():
@@ -159,23 +173,30 @@ class Desk:
                 self._switch(shelf, self.updates.activate)
             except (BundleError, RuntimeFailed) as error:
                 why = f"{version.label} cannot be opened by the service: {error}"
-                depot.change(lambda state: state.refused(version, why))
+                depot.change(lambda state: _turned_away(state, version, why))
                 raise UpdateRefused(why) from error
             return self.updates.status()
 
-    def _roll_back(self, serving: str, why: str, waits: bool = False) -> Status:
-        with self._alone(waits):
-            depot, state = self.updates.depot, self.updates.depot.state()
-            asked = serving.partition("@")[0] or state.about
-            name = state.watched.name if why and state.watched else asked
-            if not state.can_roll_back(name):
-                raise UpdateRefused("the models that ship serve; there is nothing to go back to")
-            serves = state.slots[name].serving
-            if serving and serves is not None and serving != serves.label:
+    def _roll_back(self, serving: str) -> Status:
+        with self._alone():
+            serves = to_leave(self.updates.depot.state(), serving.partition("@")[0])
+            if serving and serving != serves.label:
                 raise UpdateRefused(f"{serves.label} serves on this board, and not {serving}")
-            then = state.rolled_back(name, why)
-            self._switch(depot.shelf(then), lambda: self.updates.roll_back(name, why))
+            self._go_back(serves, "")
             return self.updates.status()
+
+    def _go_back(self, version: Version, why: str) -> None:
+        """Switch to what served before a version; call it alone.
+
+        Raises:
+            UpdateRefused: It does not serve any more.
+            AppError: What served before cannot be opened; nothing has changed.
+        """
+        depot, state = self.updates.depot, self.updates.depot.state()
+        if not state.serves(version):
+            raise UpdateRefused(f"{version.label} does not serve on this board any more")
+        then = depot.shelf(state.rolled_back(version.name, why))
+        self._switch(then, lambda: self.updates.roll_back(version.name, why, version))
 
     def _switch(self, shelf: Shelf, commit: Callable[[], object]) -> None:
         """Open what this shelf gives for the objective in place, have it remembered, let the hardware thread take it.
@@ -229,12 +250,15 @@ class Desk:
         finally:
             self._one.release()
 
-    def _leave(self, why: str) -> None:
+    def _leave(self, version: Version, why: str) -> None:
         """Go back, from a thread of its own: the hardware thread, which asks for it, has to take the old model."""
 
         def work() -> None:
             try:
-                self._roll_back("", why, waits=True)
+                with self._alone(waits=True):
+                    self._go_back(version, why)
+            except UpdateRefused as error:
+                _log.info("nothing to leave", why=str(error))
             except AppError as error:
                 _log.error("not rolled back", why=str(error))
                 self.watcher.read_again()
@@ -242,25 +266,38 @@ class Desk:
         self._leaving = threading.Thread(target=work, name="parfocal-rollback", daemon=True)
         self._leaving.start()
 
+    def _count_start(self) -> None:
+        """Let this start count until the watched model proves itself, if the start opened it."""
+        watched = self.updates.depot.state().watched
+        opened = {model.bundle.sha256 for model in self._appliance.controller.models.all()}
+        if watched is None or watched.sha256 not in opened:
+            return
+        try:
+            self.updates.depot.change(lambda state: state.begun() if state.watched == watched else state)
+        except StateUnusable as full:
+            _log.error("not remembered", why=str(full))
+        self.watcher.read_again()
 
-def begun(updates: Updates) -> State:
-    """Note that the service begins; a new model with which it began again and again without success is left.
+
+def to_begin_with(updates: Updates) -> State:
+    """What a service begins with; a new model with which it began again and again without success is left first.
 
     Raises:
         StateUnusable: The disk does not take it.
     """
     state = updates.depot.state()
-    if state.watched is None:
+    watched = state.watched
+    if watched is None:
         return state
-    if updates.depot.path_of(state.watched) not in updates.depot.shelf(state).served():
-        why = f"{state.watched.label} does not serve any more, since what ships is newer or its file is damaged"
-        return updates.depot.change(lambda state: state.settled(why) if state.watched else state)
+    if updates.depot.path_of(watched) not in updates.depot.shelf(state).served():
+        why = f"{watched.label} does not serve any more, since what ships is newer or its file is damaged"
+        return updates.depot.change(lambda now: now.settled(why) if now.watched == watched else now)
     if state.starts >= _TRIES:
-        label, name = state.watched.label, state.watched.name
-        why = f"{label} was left again: the service ended {state.starts} times before it finished a job with it"
-        _log.error("model rolled back", model=label, why=why)
-        return updates.depot.change(lambda state: state.rolled_back(name, why))
-    return updates.depot.change(State.begun)
+        times = f"the service ended {state.starts} times before it finished a job with it"
+        why = f"{watched.label} was left again: {times}"
+        _log.error("model rolled back", model=watched.label, why=why)
+        return updates.depot.change(lambda now: now.rolled_back(watched.name, why) if now.watched == watched else now)
+    return state
 
 
 def left_out(state: State, name: str, error: RuntimeFailed | BundleError) -> State:
@@ -268,3 +305,8 @@ def left_out(state: State, name: str, error: RuntimeFailed | BundleError) -> Sta
     left = state.slots[name].serving
     assert left is not None
     return state.rolled_back(name, f"{left.label} was left since it could not be opened: {error}")
+
+
+def _turned_away(state: State, version: Version, why: str) -> State:
+    """The state after a candidate could not be opened for the switch, whether the record names it already or not."""
+    return state.rolled_back(version.name, why) if state.serves(version) else state.refused(version, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import stat
 from collections.abc import Generator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 CHUNK_BYTES = 65_536
+_HIDDEN = "homes and /tmp are hidden from services"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
@@ -78,8 +80,10 @@ class Folder:
         """An open file that lies below the folder, whatever links say, and is a file."""
         try:
             folder = self._path.resolve(strict=True)
+        except PermissionError as error:
+            raise Barred(_not_yours(self.label)) from error
         except (OSError, RuntimeError) as error:
-            raise Barred("there is no such folder; plug in the stick, or mount it") from error
+            raise Barred(f"there is no such folder; plug in the stick, or mount it ({_HIDDEN})") from error
         try:
             found = (folder / plain(path)).resolve(strict=True)
             if not found.is_relative_to(folder):
@@ -88,12 +92,23 @@ class Folder:
             number = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotThere(path) from error
+        except PermissionError as error:
+            raise Barred(_not_yours(path)) from error
         except (OSError, RuntimeError) as error:
             raise Barred(f"{path} cannot be opened ({error}); copy the repository anew") from error
         if not stat.S_ISREG(os.fstat(number).st_mode):
             os.close(number)
             raise Barred(f"{path} is no file; copy the repository anew")
         return os.fdopen(number, "rb")
+
+
+def _not_yours(what: str) -> str:
+    """That this process may not read something, and what helps."""
+    try:
+        who = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        who = str(os.geteuid())
+    return f"the user {who} may not read {what}; mount the stick where all may read it, such as /mnt ({_HIDDEN})"
 
 
 def plain(path: str) -> str:

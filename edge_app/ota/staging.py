@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from edge_app.config import Settings
 from edge_app.errors import UpdateError
+from edge_app.journal import log_of
 from edge_app.statuses import error_named
 from edge_app.updates import Status
 
@@ -16,6 +17,8 @@ Say = Callable[[int, int, str], None]
 # Without -I a file of the working folder could stand in for a module of ours.
 WORKER: tuple[str, ...] = (sys.executable, "-I", "-m", "edge_app.ota.worker")
 _LINE_BYTES = 1_000_000
+_ENDS_S = 10.0
+_log = log_of(__name__)
 
 
 async def staged(settings: Settings, name: str, say: Say) -> Status:
@@ -47,6 +50,18 @@ async def staged(settings: Settings, name: str, say: Say) -> Status:
         if await worker.wait() != 0 or status is None:
             raise UpdateError("the update's process ended before it was done; look at the log, and try again")
         return status
+    finally:
+        await _end(worker)
+
+
+async def _end(worker: asyncio.subprocess.Process) -> None:
+    """End it so that it can say that it was asked to: one that is cut off counts as a try of its candidate."""
+    try:
+        if worker.returncode is None:
+            worker.terminate()
+            await asyncio.wait_for(worker.wait(), _ENDS_S)
+    except asyncio.TimeoutError:
+        _log.warning("update's process does not end", after_s=_ENDS_S)
     finally:
         if worker.returncode is None:
             worker.kill()

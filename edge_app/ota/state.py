@@ -56,9 +56,10 @@ class State(Strict):
     """All that a board remembers of its updates.
 
     `about` is the name that `stage` and `reason` are about. `watched` took the place of the bundle with the hash
-    `replaced`; `starts` counts how often the service began with it without finishing a job or coming to a clean end.
-    `latest` is the latest time at which the clock was known to be right, in ISO 8601; `seen` are the versions of the
-    repository's roles that were believed, which may not sink again.
+    `replaced`; `starts` counts how often the service began with it without finishing a job or coming to a clean end;
+    `counted` says whether its jobs are counted yet. `tries` counts by hash how often a candidate was opened and
+    rehearsed without an end of any kind. `latest` is the latest time at which the clock was known to be right, in ISO
+    8601; `seen` are the versions of the repository's roles that were believed, which may not sink again.
     """
 
     format: int = Field(default=1, ge=1, le=1)
@@ -70,6 +71,8 @@ class State(Strict):
     watched: Version | None = None
     replaced: str = ""
     starts: int = 0
+    counted: bool = False
+    tries: dict[Sha256, int] = Field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
     latest: str = ""
     seen: dict[str, int] = Field(default_factory=dict)
@@ -84,16 +87,24 @@ class State(Strict):
             update={"candidate": version}
         )
 
+    def tried(self, version: Version) -> State:
+        """A candidate is opened and rehearsed once more; whoever does that may not live to tell."""
+        count = self.tries.get(version.sha256, 0) + 1
+        return self.model_copy(update={"tries": {**self.tries, version.sha256: count}})
+
+    def ended(self, version: Version) -> State:
+        """The look at a candidate came to an end that is not its doing, or to one that is remembered otherwise."""
+        tries = {sha256: count for sha256, count in self.tries.items() if sha256 != version.sha256}
+        return self.model_copy(update={"tries": tries})
+
     def ready(self, version: Version, why: str) -> State:
         """A candidate passed."""
-        return self.told(Stage.READY, why, version.name).model_copy(update={"candidate": version})
+        return self.ended(version).told(Stage.READY, why, version.name).model_copy(update={"candidate": version})
 
     def refused(self, version: Version, why: str) -> State:
         """A candidate did not pass, and is not to be tried again."""
-        bad = Bad(label=version.label, sha256=version.sha256, why=why)
-        kept = tuple(other for other in self.bad if other.sha256 != version.sha256)
-        changed = self.told(Stage.REFUSED, why, version.name)
-        return changed.model_copy(update={"candidate": None, "bad": (*kept, bad)})
+        changed = self.ended(version).told(Stage.REFUSED, why, version.name)
+        return changed.model_copy(update={"candidate": None, "bad": self._bad_with(version, why)})
 
     def failed(self, why: str) -> State:
         """Nothing came of it, and it may be tried again; a model that is watched is still watched."""
@@ -115,14 +126,19 @@ class State(Strict):
                 "watched": version,
                 "replaced": replaced,
                 "starts": 0,
+                "counted": False,
             }
         )
 
     def settled(self, why: str) -> State:
         """The watched version proved itself."""
         assert self.watched is not None
-        changed = self.told(Stage.SETTLED, why, self.watched.name)
+        changed = self._told_beside(Stage.SETTLED, why, self.watched.name)
         return changed.model_copy(update={"watched": None, "starts": 0})
+
+    def counting(self) -> State:
+        """The jobs of the watched version are counted from here on."""
+        return self.model_copy(update={"counted": True})
 
     def begun(self) -> State:
         """The service began once more while a version is watched."""
@@ -138,13 +154,14 @@ class State(Strict):
 
     def unfit(self, version: Version, why: str) -> State:
         """A candidate is not for this board as it is now; that may change, so it is not remembered against it."""
-        return self.told(Stage.REFUSED, why, version.name).model_copy(update={"candidate": None})
+        changed = self.ended(version).told(Stage.REFUSED, why, version.name)
+        return changed.model_copy(update={"candidate": None})
 
     def forgiven(self, label: str) -> State:
         """A version may be tried again, because a person says so."""
         kept = tuple(bad for bad in self.bad if bad.label != label)
         stage = Stage.IDLE if self.watched is None else Stage.WATCHED
-        return self.told(stage, f"{label} may be tried again").model_copy(update={"bad": kept})
+        return self._told_beside(stage, f"{label} may be tried again").model_copy(update={"bad": kept})
 
     def looked(self) -> State:
         """The repository could be asked, and was believed: that it could not before is over."""
@@ -155,11 +172,16 @@ class State(Strict):
         slot = self.slots.get(name)
         return slot is not None and slot.serving is not None
 
+    def serves(self, version: Version) -> bool:
+        """Whether this very version serves under its name."""
+        slot = self.slots.get(version.name)
+        return slot is not None and slot.serving == version
+
     def rolled_back(self, name: str, why: str) -> State:
         """What served under a name before serves again, and what is left is not taken a second time."""
         left = self.slots[name].serving
         assert left is not None
-        changed = self.refused(left, why).told(Stage.ROLLED_BACK, why, name)
+        changed = self._told_beside(Stage.ROLLED_BACK, why, name)
         slots = dict(self.slots)
         slots[name] = Slot(serving=self.slots[name].previous, previous=None)
         if slots[name].serving is None:
@@ -168,7 +190,7 @@ class State(Strict):
         return changed.model_copy(
             update={
                 "slots": slots,
-                "candidate": self.candidate,
+                "bad": self._bad_with(left, why),
                 "watched": self.watched if stays else None,
                 "starts": self.starts if stays else 0,
             }
@@ -184,3 +206,11 @@ class State(Strict):
         for slot in self.slots.values():
             versions += [slot.serving, slot.previous]
         return {version.sha256 for version in versions if version is not None}
+
+    def _told_beside(self, stage: Stage, reason: str, about: str = "") -> State:
+        """As `told`, unless a candidate is on its way: then that is still what there is to tell."""
+        return self if self.stage in (Stage.STAGING, Stage.READY) else self.told(stage, reason, about)
+
+    def _bad_with(self, version: Version, why: str) -> tuple[Bad, ...]:
+        kept = tuple(bad for bad in self.bad if bad.sha256 != version.sha256)
+        return (*kept, Bad(label=version.label, sha256=version.sha256, why=why))

@@ -13,6 +13,7 @@ from edge_app.job import Look, Outcome
 from edge_app.journal import log_of
 from edge_app.ota.depot import Depot
 from edge_app.ota.history import History
+from edge_app.ota.state import Version
 from edge_app.ota.tally import Tally
 from edge_app.ota.watch_rule import judge
 
@@ -22,10 +23,10 @@ _log = log_of(__name__)
 class Watcher:
     """Hears of an appliance's jobs (`record.Listener`), on the hardware thread.
 
-    `leave` is told why the watched model must be left; it returns at once, and its work is done elsewhere.
+    `leave` is told which version must be left, and why; it returns at once, and its work is done elsewhere.
     """
 
-    def __init__(self, appliance: Appliance, depot: Depot, leave: Callable[[str], None]) -> None:
+    def __init__(self, appliance: Appliance, depot: Depot, leave: Callable[[Version, str], None]) -> None:
         self._appliance = appliance
         self._depot = depot
         self._leave = leave
@@ -36,6 +37,8 @@ class Watcher:
     def read_again(self) -> None:
         """Another model may be the one to watch."""
         state = self._depot.state()
+        if state.watched is not None and not state.counted:
+            self._begin_anew(state.watched)
         self._watched, self._replaced, self._starts = state.watched, state.replaced, state.starts
         self._over, self._task = False, ""
         if state.watched is not None:
@@ -66,6 +69,14 @@ class Watcher:
         self._history.write()
         self._prove()
 
+    def _begin_anew(self, watched: Version) -> None:
+        """What a version did before it was left or replaced says nothing of this switch to it."""
+        self._history.note(watched.sha256, Tally(), at_once=True)
+        try:
+            self._depot.change(lambda state: state.counting() if state.watched == watched else state)
+        except StateUnusable as error:
+            _log.error("not remembered", why=str(error))
+
     def _count(self, task: str, more: Callable[[Tally], Tally]) -> None:
         model = self._appliance.controller.models.loaded(task)
         if model is not None:
@@ -86,7 +97,7 @@ class Watcher:
         found = judge(self._history.of(sha256), self._history.of(self._replaced))
         if found.state == "worse":
             self._over = True
-            self._leave(f"{self._watched.label} was left again after its first jobs: {found.why}")
+            self._leave(self._watched, f"{self._watched.label} was left again after its first jobs: {found.why}")
         elif found.state == "settled":
             self._over = True
             _log.info("model settled", model=self._watched.label, why=found.why)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -23,8 +24,9 @@ _NICE = 19
 
 
 def main() -> int:
-    """Stage one update; 0 if it came to an end, whatever that was."""
+    """Stage one update; 0 if it came to an end, whatever that was. SIGTERM ends it as Ctrl-C does."""
     os.nice(_NICE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # What a runtime prints must not be taken for what is told.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -36,6 +38,8 @@ def main() -> int:
     except (AppError, FirmwareError, OSError) as error:
         _tell({"error": {"kind": type(error).__name__, "message": str(error)}})
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     _tell({"status": status.as_json()})
     return 0
 

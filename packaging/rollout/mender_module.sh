@@ -8,21 +8,23 @@ switched=$files/tmp/switched
 take=/usr/lib/parfocal/take_models.sh
 config=/etc/parfocal/parfocal.toml
 
-serving() {
-    status=$(runuser -u parfocal -- parfocal update status --config "$config" --json)
-    printf '%s\n' "$status" | sed -n 's/.*"serving": *"\([^"]*\)".*/\1/p'
-}
+# Tells of the model that is watched, if one is, and of no other.
+status() { runuser -u parfocal -- parfocal update status --config "$config" --json; }
+field() { printf '%s\n' "$2" | sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p'; }
 
 case $state in
 NeedsArtifactReboot) echo No ;;
 SupportsRollback) echo Yes ;;
 ArtifactInstall)
-    before=$(serving)
+    before=$(status)
     failed=0
     sh "$take" < "$files/files/repository.tar" || failed=$?
-    # Another version than was expected may serve by now; that is to be left again too.
-    now=$(serving)
-    [ "$now" = "$before" ] || printf '%s' "$now" > "$switched"
+    # Only what was put into service just now is watched and was not told of before; it may be another version than was
+    # expected, which is to be left again too.
+    after=$(status)
+    now=$(field serving "$after")
+    [ "$(field state "$after")" != watched ] || [ "$now" = "$(field serving "$before")" ] ||
+        printf '%s' "$now" > "$switched"
     exit "$failed"
     ;;
 ArtifactRollback)

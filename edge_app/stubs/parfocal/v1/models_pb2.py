@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/models.proto\x12\x0bparfocal.v1\"}\n\x0cUpdateStatus\x12\x0f\n\x07serving\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.parfocal.v1.UpdateState\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xd3\x01\n\x0eOpticsPassport\x12\x1e\n\x16numerical_aperture_low\x18\x01 \x01(\x01\x12\x1f\n\x17numerical_aperture_high\x18\x02 \x01(\x01\x12\x14\n\x0cpixel_low_um\x18\x03 \x01(\x01\x12\x15\n\rpixel_high_um\x18\x04 \x01(\x01\x12\x10\n\x08range_um\x18\x05 \x01(\x01\x12\x11\n\tresponses\x18\x06 \x03(\t\x12\x10\n\x08\x63ontrast\x18\x07 \x01(\t\x12\x0e\n\x06\x63olour\x18\x08 \x01(\x08\x12\x0c\n\x04grey\x18\t \x01(\x08\"\x9e\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x30\n\x06optics\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.OpticsPassportH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x17\n\x0f\x66its_this_board\x18\t \x01(\x08\x12\x14\n\x07why_not\x18\n \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmanifest_json\x18\x0b \x01(\t\x12\x11\n\tpreferred\x18\x0c \x01(\x08\x42\t\n\x07_opticsB\n\n\x08_why_not\"\r\n\x0bListRequest\"j\n\tListReply\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Model\x12.\n\x06update\x18\x02 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatusH\x00\x88\x01\x01\x42\t\n\x07_update\"\x0e\n\x0c\x43heckRequest\"7\n\nCheckReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus\"0\n\x0c\x41pplyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstage_only\x18\x02 \x01(\x08\";\n\x0eUpdateProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"s\n\nApplyEvent\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.parfocal.v1.UpdateProgressH\x00\x12+\n\x06status\x18\x02 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatusH\x00\x42\x07\n\x05\x65vent\"$\n\x0f\x41\x63tivateRequest\x12\x11\n\tcandidate\x18\x01 \x01(\t\":\n\rActivateReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus\"\"\n\x0fRollbackRequest\x12\x0f\n\x07serving\x18\x01 \x01(\t\":\n\rRollbackReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus*\x95\x02\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_STATE_IDLE\x10\x01\x12\x1a\n\x16UPDATE_STATE_AVAILABLE\x10\x02\x12\x18\n\x14UPDATE_STATE_STAGING\x10\x03\x12\x16\n\x12UPDATE_STATE_READY\x10\x04\x12\x18\n\x14UPDATE_STATE_WATCHED\x10\x05\x12\x18\n\x14UPDATE_STATE_SETTLED\x10\x06\x12\x18\n\x14UPDATE_STATE_REFUSED\x10\x07\x12\x1c\n\x18UPDATE_STATE_ROLLED_BACK\x10\x08\x12\x17\n\x13UPDATE_STATE_FAILED\x10\t2\xd0\x02\n\x0cModelService\x12\x38\n\x04List\x12\x18.parfocal.v1.ListRequest\x1a\x16.parfocal.v1.ListReply\x12;\n\x05\x43heck\x12\x19.parfocal.v1.CheckRequest\x1a\x17.parfocal.v1.CheckReply\x12=\n\x05\x41pply\x12\x19.parfocal.v1.ApplyRequest\x1a\x17.parfocal.v1.ApplyEvent0\x01\x12\x44\n\x08\x41\x63tivate\x12\x1c.parfocal.v1.ActivateRequest\x1a\x1a.parfocal.v1.ActivateReply\x12\x44\n\x08Rollback\x12\x1c.parfocal.v1.RollbackRequest\x1a\x1a.parfocal.v1.RollbackReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18parfocal/v1/models.proto\x12\x0bparfocal.v1\"}\n\x0cUpdateStatus\x12\x0f\n\x07serving\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\x12\x11\n\tcandidate\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.parfocal.v1.UpdateState\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xd3\x01\n\x0eOpticsPassport\x12\x1e\n\x16numerical_aperture_low\x18\x01 \x01(\x01\x12\x1f\n\x17numerical_aperture_high\x18\x02 \x01(\x01\x12\x14\n\x0cpixel_low_um\x18\x03 \x01(\x01\x12\x15\n\rpixel_high_um\x18\x04 \x01(\x01\x12\x10\n\x08range_um\x18\x05 \x01(\x01\x12\x11\n\tresponses\x18\x06 \x03(\t\x12\x10\n\x08\x63ontrast\x18\x07 \x01(\t\x12\x0e\n\x06\x63olour\x18\x08 \x01(\x08\x12\x0c\n\x04grey\x18\t \x01(\x08\"\x9e\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x30\n\x06optics\x18\x05 \x01(\x0b\x32\x1b.parfocal.v1.OpticsPassportH\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x17\n\x0f\x66its_this_board\x18\t \x01(\x08\x12\x14\n\x07why_not\x18\n \x01(\tH\x01\x88\x01\x01\x12\x15\n\rmanifest_json\x18\x0b \x01(\t\x12\x11\n\tpreferred\x18\x0c \x01(\x08\x42\t\n\x07_opticsB\n\n\x08_why_not\"\r\n\x0bListRequest\"y\n\tListReply\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.parfocal.v1.Model\x12.\n\x06update\x18\x02 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatusH\x00\x88\x01\x01\x12\r\n\x05\x64\x65pot\x18\x03 \x01(\tB\t\n\x07_update\"\x0e\n\x0c\x43heckRequest\"7\n\nCheckReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus\"0\n\x0c\x41pplyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstage_only\x18\x02 \x01(\x08\";\n\x0eUpdateProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"s\n\nApplyEvent\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.parfocal.v1.UpdateProgressH\x00\x12+\n\x06status\x18\x02 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatusH\x00\x42\x07\n\x05\x65vent\"$\n\x0f\x41\x63tivateRequest\x12\x11\n\tcandidate\x18\x01 \x01(\t\":\n\rActivateReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus\"\"\n\x0fRollbackRequest\x12\x0f\n\x07serving\x18\x01 \x01(\t\":\n\rRollbackReply\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.parfocal.v1.UpdateStatus*\x95\x02\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_STATE_IDLE\x10\x01\x12\x1a\n\x16UPDATE_STATE_AVAILABLE\x10\x02\x12\x18\n\x14UPDATE_STATE_STAGING\x10\x03\x12\x16\n\x12UPDATE_STATE_READY\x10\x04\x12\x18\n\x14UPDATE_STATE_WATCHED\x10\x05\x12\x18\n\x14UPDATE_STATE_SETTLED\x10\x06\x12\x18\n\x14UPDATE_STATE_REFUSED\x10\x07\x12\x1c\n\x18UPDATE_STATE_ROLLED_BACK\x10\x08\x12\x17\n\x13UPDATE_STATE_FAILED\x10\t2\xd0\x02\n\x0cModelService\x12\x38\n\x04List\x12\x18.parfocal.v1.ListRequest\x1a\x16.parfocal.v1.ListReply\x12;\n\x05\x43heck\x12\x19.parfocal.v1.CheckRequest\x1a\x17.parfocal.v1.CheckReply\x12=\n\x05\x41pply\x12\x19.parfocal.v1.ApplyRequest\x1a\x17.parfocal.v1.ApplyEvent0\x01\x12\x44\n\x08\x41\x63tivate\x12\x1c.parfocal.v1.ActivateRequest\x1a\x1a.parfocal.v1.ActivateReply\x12\x44\n\x08Rollback\x12\x1c.parfocal.v1.RollbackRequest\x1a\x1a.parfocal.v1.RollbackReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPDATESTATE']._serialized_start=1290
-  _globals['_UPDATESTATE']._serialized_end=1567
+  _globals['_UPDATESTATE']._serialized_start=1305
+  _globals['_UPDATESTATE']._serialized_end=1582
   _globals['_UPDATESTATUS']._serialized_start=41
   _globals['_UPDATESTATUS']._serialized_end=166
   _globals['_OPTICSPASSPORT']._serialized_start=169
@@ -42,25 +42,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREQUEST']._serialized_start=671
   _globals['_LISTREQUEST']._serialized_end=684
   _globals['_LISTREPLY']._serialized_start=686
-  _globals['_LISTREPLY']._serialized_end=792
-  _globals['_CHECKREQUEST']._serialized_start=794
-  _globals['_CHECKREQUEST']._serialized_end=808
-  _globals['_CHECKREPLY']._serialized_start=810
-  _globals['_CHECKREPLY']._serialized_end=865
-  _globals['_APPLYREQUEST']._serialized_start=867
-  _globals['_APPLYREQUEST']._serialized_end=915
-  _globals['_UPDATEPROGRESS']._serialized_start=917
-  _globals['_UPDATEPROGRESS']._serialized_end=976
-  _globals['_APPLYEVENT']._serialized_start=978
-  _globals['_APPLYEVENT']._serialized_end=1093
-  _globals['_ACTIVATEREQUEST']._serialized_start=1095
-  _globals['_ACTIVATEREQUEST']._serialized_end=1131
-  _globals['_ACTIVATEREPLY']._serialized_start=1133
-  _globals['_ACTIVATEREPLY']._serialized_end=1191
-  _globals['_ROLLBACKREQUEST']._serialized_start=1193
-  _globals['_ROLLBACKREQUEST']._serialized_end=1227
-  _globals['_ROLLBACKREPLY']._serialized_start=1229
-  _globals['_ROLLBACKREPLY']._serialized_end=1287
-  _globals['_MODELSERVICE']._serialized_start=1570
-  _globals['_MODELSERVICE']._serialized_end=1906
+  _globals['_LISTREPLY']._serialized_end=807
+  _globals['_CHECKREQUEST']._serialized_start=809
+  _globals['_CHECKREQUEST']._serialized_end=823
+  _globals['_CHECKREPLY']._serialized_start=825
+  _globals['_CHECKREPLY']._serialized_end=880
+  _globals['_APPLYREQUEST']._serialized_start=882
+  _globals['_APPLYREQUEST']._serialized_end=930
+  _globals['_UPDATEPROGRESS']._serialized_start=932
+  _globals['_UPDATEPROGRESS']._serialized_end=991
+  _globals['_APPLYEVENT']._serialized_start=993
+  _globals['_APPLYEVENT']._serialized_end=1108
+  _globals['_ACTIVATEREQUEST']._serialized_start=1110
+  _globals['_ACTIVATEREQUEST']._serialized_end=1146
+  _globals['_ACTIVATEREPLY']._serialized_start=1148
+  _globals['_ACTIVATEREPLY']._serialized_end=1206
+  _globals['_ROLLBACKREQUEST']._serialized_start=1208
+  _globals['_ROLLBACKREQUEST']._serialized_end=1242
+  _globals['_ROLLBACKREPLY']._serialized_start=1244
+  _globals['_ROLLBACKREPLY']._serialized_end=1302
+  _globals['_MODELSERVICE']._serialized_start=1585
+  _globals['_MODELSERVICE']._serialized_end=1921
 # @@protoc_insertion_point(module_scope)

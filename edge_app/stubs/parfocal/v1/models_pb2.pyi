@@ -265,6 +265,11 @@ class ListReply(_message.Message):
 
     MODELS_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
+    DEPOT_FIELD_NUMBER: _builtins.int
+    depot: _builtins.str
+    """Which folder of which machine has this board's updates, for programs on that machine: two that say the same mean
+    the same folder. Empty when it cannot be told. Changes with each start of the machine.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """Installed models, ordered by name and version."""
@@ -278,10 +283,11 @@ class ListReply(_message.Message):
         *,
         models: _abc.Iterable[Global___Model] | None = ...,
         update: Global___UpdateStatus | None = ...,
+        depot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_update", b"_update", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_update", b"_update", "models", b"models", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_update", b"_update", "depot", b"depot", "models", b"models", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__update: _TypeAlias = _typing.Literal["update"]  # noqa: Y015
     _WhichOneofArgType__update: _TypeAlias = _typing.Literal["_update", b"_update"]  # noqa: Y015
