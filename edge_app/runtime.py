@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
 MEANWHILE = "onnxruntime"
 """What serves while another runtime is being prepared, and where that fails."""
 
+PREPARE_S = 5400.0
+"""How long a bundle that is staged waits for a build; parfocal-update.service gives two hours in all."""
 _ASK_S = 0.5
 _TOLERANCE = {"fp32": 0.02, "fp16": 0.05, "int8": 0.1}
 """How far answers may lie from the golden ones: runtimes differ more where numbers are coarser; docs/precision.md."""
@@ -211,14 +214,24 @@ def prepare(bundle: ModelBundle, name: str, say: Callable[[str, float], None]) -
             continue
         if preparation is None:
             return
-        built = threading.Event()
         build = preparation.start()
-        build.then(built.set)
-        while not built.wait(_ASK_S):
-            say(preparation.what, build.progress)
-        if not build.error:
+        if not _ended(build, preparation.what, say):
+            _log.warning("%s is not built after %.0f minutes; it is left", preparation.what, PREPARE_S / 60.0)
+        elif build.error:
+            _log.warning("%s could not be built: %s", preparation.what, build.error)
+        else:
             return
-        _log.warning("%s could not be built: %s", preparation.what, build.error)
+
+
+def _ended(build: Build, what: str, say: Callable[[str, float], None]) -> bool:
+    """Wait for a build, and tell of it meanwhile; False where it takes too long."""
+    built, until_s = threading.Event(), time.monotonic() + PREPARE_S
+    build.then(built.set)
+    while not built.wait(_ASK_S):
+        if time.monotonic() >= until_s:
+            return False
+        say(what, build.progress)
+    return True
 
 
 def _open(chosen: str, bundle: ModelBundle, threads: int, builds: bool, waits: bool) -> Runtime:

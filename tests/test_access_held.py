@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keyed_board import NOW, WAIT_S, Keyed, keyed, secure
 
 from edge_app.access import kit as kits
-from edge_app.access.guard import MAX_CALLS, MAX_CALLS_HERE
+from edge_app.access.guard import MAX_CALLS, MAX_CALLS_IN_ALL, MAX_STOPS, _only
 from edge_app.access.roles import Role
 from edge_app.client import Client
 from edge_app.errors import BadRequest, NotIdentified, TooMany
@@ -130,6 +131,49 @@ def _first(watch: Any) -> Exception | None:
     return None
 
 
+def test_many_clients_together_leave_room_for_a_stop(board: Keyed) -> None:
+    with ExitStack() as stack:
+        watches = []
+        for number in range(8):
+            kit = kits.read(board.kit(f"anna-{number}", Role.VIEWER))
+            channel = stack.enter_context(secure(board.far, kit))
+            for _ in range(MAX_CALLS):
+                watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+                watches.append(watch)
+        refused = [error for error in map(_first, watches) if error is not None]
+        assert len(refused) == len(watches) - MAX_CALLS_IN_ALL
+        assert all("calls of other machines are under way" in str(error) for error in refused)
+        with board.client("bob", Role.VIEWER) as bob, Client(board.here) as local:
+            bob.stop()
+            assert local.describe().board
+
+
+def test_silent_stops_are_in_nobodys_way(board: Keyed) -> None:
+    _, here = _targets(board)
+    with held(here, STOP, MAX_STOPS + 10), Client(board.here) as local:
+        time.sleep(0.3)
+        local.stop()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_call_that_is_cancelled_as_its_request_comes_does_not_go_on(turns: int) -> None:
+    sent: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def incoming() -> AsyncIterator[bytes]:
+        yield await sent
+
+    call = asyncio.create_task(_only(incoming(), STOP.decode(), 10.0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    sent.set_result(b"")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    went_on = call.done()
+    call.cancel()
+    await asyncio.wait([call])
+    assert went_on or call.cancelled()
+
+
 def test_programs_on_this_machine_leave_room_for_a_stop(board: Keyed) -> None:
     _, here = _targets(board)
     with ExitStack() as stack:
@@ -144,7 +188,7 @@ def _refused(local: Client) -> bool:
     try:
         local.describe()
     except TooMany as error:
-        assert str(error).startswith(f"{MAX_CALLS_HERE} calls of the programs on this machine")  # noqa: PT017
+        assert str(error).startswith(f"{MAX_CALLS_IN_ALL} calls of the programs on this machine")  # noqa: PT017
         return True
     return False
 
@@ -158,7 +202,7 @@ def _until(so: Callable[[], bool]) -> None:
 
 
 def test_a_call_that_brings_no_request_is_ended(board: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_app.access.guard.REQUEST_S", 0.2)
+    monkeypatch.setattr("edge_app.access.guard.STOP_REQUEST_S", 0.2)
 
     def nothing() -> Iterator[bytes]:
         threading.Event().wait(1.0)

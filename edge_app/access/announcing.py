@@ -6,6 +6,7 @@ What is told proves nothing: anybody may tell the same. A client's kit decides, 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,21 +46,18 @@ class Notice:
 def notice(board: str, version: str, listens: str, keys: Keys) -> Notice:
     """What to tell of a board that listens on an address with keys; "" for a board that is not known yet."""
     host, _, port = listens.rpartition(":")
-    every = host in ("0.0.0.0", "[::]", "*")  # noqa: S104 - compared, not bound
-    addresses = own_addresses() if every else _addresses_of(host.strip("[]"))
+    addresses = (host.strip("[]"),) if _is_one(host.strip("[]")) else own_addresses()
     from edge_app.access.certificates import fingerprint
 
     return Notice(board, version, addresses, int(port), keys.board.sha256, fingerprint(keys.authority))
 
 
-def _addresses_of(host: str) -> tuple[str, ...]:
-    """The IPv4 addresses of a name or an address.
-
-    Raises:
-        OSError: It has none.
-    """
-    found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
-    return tuple(sorted({str(where[0]) for *_, where in found}))
+def _is_one(host: str) -> bool:
+    """Whether this is one address: neither every, nor a name, which nobody looks up while the service answers."""
+    try:
+        return not ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def own_addresses() -> tuple[str, ...]:

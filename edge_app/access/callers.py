@@ -31,6 +31,11 @@ class Caller:
     account: str
     proof: str = ""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a program on this machine."""
+        return not self.proof
+
 
 def _utc_now() -> datetime:
     return datetime.now(timezone.utc)

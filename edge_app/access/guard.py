@@ -21,9 +21,13 @@ from edge_app.wire import refuse_nonsense
 
 REQUEST_S = 10.0
 """How long a call may take to bring its request."""
-MAX_CALLS, MAX_CALLS_HERE = 32, 200
-"""Calls under way at once of one client, and of all programs on this machine; stops are counted by themselves."""
-MAX_STOPS = 8
+STOP_REQUEST_S = 1.0
+MAX_CALLS = 32
+"""Calls of one client under way at once, besides those that stop."""
+MAX_CALLS_IN_ALL = 200
+"""Those of all clients together, and those of all programs on this machine: less than an address takes, for a stop."""
+MAX_STOPS = 40
+"""Those of one client that stop; one counts when its request has come, so that silent ones are in nobody's way."""
 _REVOKED = "your certificate or token is no longer good: this call was ended; ask for a new kit (parfocal trust add)"
 _REFUSALS_AT_ONCE, _REFUSALS_PER_S = 20, 0.2
 """What the log takes of refusals: strangers must not be able to fill the disk."""
@@ -74,8 +78,12 @@ class Guard(grpc.aio.ServerInterceptor):
         async def answer(incoming: AsyncIterator[bytes], context: Any) -> Any:
             with self._refusing(method) as refused:
                 caller = self._admit(method, context)
-                with bound_contextvars(client=caller.name), self._present(caller, method):
-                    request = _parsed(handler, await _only(incoming, method), method)
+                stops = method in STOPS
+                raw = await _only(incoming, method, STOP_REQUEST_S) if stops else b""
+                with bound_contextvars(client=caller.name), self._present(caller, stops):
+                    if not stops:
+                        raw = await _only(incoming, method, REQUEST_S)
+                    request = _parsed(handler, raw, method)
                     refuse_nonsense(request)
                     return await inner(request, context)
             return await _refuse(context, refused[0], method)
@@ -88,7 +96,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def answer(incoming: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             with self._refusing(method) as refused:
                 caller = self._admit(method, context)
-                with self._present(caller, method):
+                with self._present(caller, stops=False):
                     requests = (_parsed(handler, raw, method) async for raw in incoming)
                     async for reply in handler.stream_stream(requests, context):
                         yield reply
@@ -107,21 +115,16 @@ class Guard(grpc.aio.ServerInterceptor):
         return caller
 
     @contextmanager
-    def _present(self, caller: Caller, method: str) -> Iterator[None]:
+    def _present(self, caller: Caller, stops: bool) -> Iterator[None]:
         """Have the call of a client from elsewhere ended should it be revoked meanwhile.
 
         Raises:
             NotIdentified: It was.
-            TooMany: So many of its calls are under way already.
+            TooMany: So many calls are under way already.
         """
-        task, stops = asyncio.current_task(), method in STOPS
+        task = asyncio.current_task()
         assert task is not None
-        most = MAX_STOPS if stops else MAX_CALLS if caller.proof else MAX_CALLS_HERE
-        under_way = sum(one.account == caller.account and to_stop is stops for one, to_stop in self._running.values())
-        if under_way >= most:
-            raise TooMany(
-                f"{most} calls of {caller.account} are under way, as many as may be; let some of them end first"
-            )
+        self._count(caller, stops)
         self._running[task] = caller, stops
         try:
             yield
@@ -132,6 +135,19 @@ class Guard(grpc.aio.ServerInterceptor):
         finally:
             self._expelled.discard(task)
             del self._running[task]
+
+    def _count(self, caller: Caller, stops: bool) -> None:
+        """Refuse a call beside too many of its client's, or of all clients'. Raises as `_present`."""
+        alike = [one for one, to_stop in self._running.values() if to_stop is stops and one.is_here is caller.is_here]
+        own = sum(one.account == caller.account for one in alike)
+        most = MAX_STOPS if stops else MAX_CALLS_IN_ALL if caller.is_here else MAX_CALLS
+        if own >= most:
+            whose = caller.account
+        elif not stops and len(alike) >= MAX_CALLS_IN_ALL:
+            whose, most = "other machines", MAX_CALLS_IN_ALL
+        else:
+            return
+        raise TooMany(f"{most} calls of {whose} are under way, as many as may be; ask again when some have ended")
 
     @contextmanager
     def _refusing(self, method: str) -> Iterator[list[Exception]]:
@@ -153,18 +169,24 @@ async def _refuse(context: Any, error: Exception, method: str) -> None:
     await context.abort_with_status(status_of(error, method))
 
 
-async def _only(incoming: AsyncIterator[bytes], method: str) -> bytes:
+async def _only(incoming: AsyncIterator[bytes], method: str, limit_s: float) -> bytes:
     """The request of a call that brings one.
 
     Raises:
         BadRequest: It does not come.
     """
+    # Not wait_for: before Python 3.12 that forgets a cancellation which comes together with the request.
+    coming: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(aiter(incoming), None))
     try:
-        return await asyncio.wait_for(anext(aiter(incoming)), REQUEST_S)
-    except StopAsyncIteration:
-        raise BadRequest(f"{method} was called without a request; send one, be it empty") from None
-    except asyncio.TimeoutError:
-        raise BadRequest(f"{method} was called, and no request came in {REQUEST_S:.0f} s; send it at once") from None
+        await asyncio.wait([coming], timeout=limit_s)
+    finally:
+        came = not coming.cancel()
+    if not came:
+        raise BadRequest(f"{method} was called, and no request came in {limit_s:g} s; send it at once")
+    raw = coming.result()
+    if raw is None:
+        raise BadRequest(f"{method} was called without a request; send one, be it empty")
+    return raw
 
 
 def _parsed(handler: Any, raw: bytes, method: str) -> Any:

@@ -74,7 +74,7 @@ MOVERS = frozenset(
 """The methods that may move the stage, which one client may not call without bound."""
 
 STOPS = frozenset({f"{_FOCUS}/Stop", f"{_MICROSCOPE}/Stop"})
-"""The methods that stop the stage, for which there is always room."""
+"""The methods that stop the stage, for which room is kept."""
 
 
 def check(method: str, name: str, role: Role) -> None:
