@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def apply(
     if at:
         _refuse_flags(source, root, channel, state, board)
     settings = None if at else _settings(config, board, source, root, channel, state, runtime)
-    with console.progress() as progress:
+    with console.progress() as progress, _ended_by_signals():
         if settings is not None:
             status = _brought(settings, name, stage_only, progress)
         else:
@@ -183,6 +184,22 @@ def _updates(settings: Settings) -> Updates:
     updates = updates_of(settings)
     updates.depot.check_readable()
     return updates
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end it as Ctrl-C does, unless nohup wants it otherwise.
+
+    A candidate whose process was cut off would be to blame for that.
+    """
+    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _brought(settings: Settings, name: str, stage_only: bool, progress: console.Progress) -> Status:

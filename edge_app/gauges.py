@@ -24,7 +24,7 @@ UNREADABLE = "unreadable"
 
 
 class Standing(Protocol):
-    """Where updating stands: labels of models, a state of `UPDATE_STATES`, and how far the watch of first jobs is."""
+    """Where updating stands: labels of models, a state of `UPDATE_STATES`, what is counted of it."""
 
     @property
     def serving(self) -> str:
@@ -49,6 +49,11 @@ class Standing(Protocol):
     @property
     def watched_jobs(self) -> int:
         """How many first jobs of a new model were seen."""
+        ...
+
+    @property
+    def bad_versions(self) -> int:
+        """How many versions are not taken again."""
         ...
 
 
@@ -97,6 +102,7 @@ class Gauges(Collector):
         state = GaugeMetricFamily("parfocal_update_state", "1 for where updating stands.", labels=["state"])
         info = InfoMetricFamily("parfocal_update", "Models by their part in updating.", labels=[])
         watched = GaugeMetricFamily("parfocal_update_watched_jobs", "First jobs of a new model that were seen.")
+        bad = GaugeMetricFamily("parfocal_update_bad_versions", "Versions that are not taken again.")
         try:
             standing = self.updating()
         except (AppError, OSError):
@@ -107,9 +113,10 @@ class Gauges(Collector):
                 parts = {part: getattr(standing, part) for part in ("serving", "previous", "candidate")}
                 info.add_metric([], parts)
                 watched.add_metric([], standing.watched_jobs)
+                bad.add_metric([], standing.bad_versions)
         for name in (*UPDATE_STATES, UNREADABLE) if now else ():
             state.add_metric([name], float(name == now))
-        yield from (state, info, watched)
+        yield from (state, info, watched, bad)
 
 
 def _board(appliance: Appliance) -> Iterator[Metric]:

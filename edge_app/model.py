@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +119,7 @@ class ModelSource:
 
     A bundle that was asked for serves its own task; the models of other tasks come from the factory. `builds` lets a
     runtime build in the background what it needs; for a server, not for one look. `shelf` are the board's bundles.
+    Each bundle is opened inside what `around` gives for its path.
     """
 
     name: str = selection.FACTORY
@@ -124,6 +127,7 @@ class ModelSource:
     threads: int = 0
     builds: bool = False
     shelf: Shelf = field(default_factory=Shelf)
+    around: Callable[[Path], AbstractContextManager[object]] = nullcontext
 
     def model_for(self, optics: FrameOptics, loaded: Model | None = None, task: str = DEFOCUS) -> Model:
         """The model of a task for these optics: the loaded one if it is that, or if no other fits better.
@@ -134,8 +138,10 @@ class ModelSource:
         """
         choice = selection.select(self.name, optics, task, self.shelf)
         stays = loaded is not None and (not choice.fits or loaded.bundle.sha256 == bundles.read(choice.path).sha256)
-        model = loaded if loaded is not None and stays else self._open(choice.path)
-        return replace(model, why=choice.why)
+        if loaded is None or not stays:
+            with self.around(choice.path):
+                loaded = self._open(choice.path)
+        return replace(loaded, why=choice.why)
 
     def _open(self, path: Path) -> Model:
         return open_model(path, self.runtime, self.threads, self.builds)

@@ -28,17 +28,21 @@ _log = log_of(__name__)
 
 @dataclass(frozen=True)
 class Status:
-    """Where updating stands: labels of models, "" for none; the state by name; why, in one sentence."""
+    """Where updating stands: labels of models, "" for none; the state by name; why, in one sentence.
+
+    `bad_versions` counts what is remembered and not taken again; the metrics tell it, and no verb.
+    """
 
     serving: str
     previous: str
     candidate: str
     state: str
     reason: str
+    bad_versions: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+        """What the verbs tell, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "bad_versions"}
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,15 @@ class Updates:
                 raise
             facts = self._means.facts(self.depot.shelf(learnt.state))
             found = decision.choose(learnt.catalogue, facts, learnt.state, name)
-            if waiting is not None:
+            if waiting is not None and (isinstance(found, Offer) or name in ("", waiting.name)):
                 if isinstance(found, Offer) and any(entry.sha256 == waiting.sha256 for entry in found.entries):
                     return self.status()
-                left = f"{waiting.label} was ready and is no longer what the channel offers this board"
+                left = _why_dropped(waiting, name)
+                progress(0, 0, left)
                 learnt = self._dropped(learnt, left)
             if isinstance(found, Nothing):
                 return self._nothing(found, learnt, facts, name)
-            return self._first_staged(found.entries, learnt.repository, facts, progress)
+            return self._first_staged(found.entries, learnt, facts, progress)
 
     def activate(self) -> Status:
         """Have the candidate serve, by the record; whoever serves reads it anew.
@@ -216,7 +221,8 @@ class Updates:
         catalogue = repository.catalogue(self._means.channel)
         repository.settle()
         learnt = {"seen": dict(repository.versions), "latest": reference.remember or before.latest}
-        state = self.depot.change(lambda state: state.looked().model_copy(update=learnt))
+        offered = {entry.sha256 for entry in catalogue.bundles}
+        state = self.depot.change(lambda state: state.looked(offered).model_copy(update=learnt))
         if reference.note:
             _log.warning("clock", why=reference.note)
         return _Learnt(state, repository, catalogue, reference.note)
@@ -232,28 +238,32 @@ class Updates:
             learnt = self._dropped(learnt, f"{left.label} was cut off before it was done and is no longer offered")
         if found.unmet:
             raise UpdateError(found.why)
-        return replace(status_of(learnt.state, facts), reason=learnt.with_note(found.why))
+        status = replace(status_of(learnt.state, facts), reason=learnt.with_note(found.why))
+        if learnt.state.stage is Stage.READY and left is not None and name not in ("", left.name):
+            # Whoever is told READY switches, and nobody asked for that one.
+            why = f"{status.reason}; {left.label} is ready, and stays so"
+            status = replace(status, candidate="", state=Stage.IDLE.value, reason=why)
+        return status
 
     def _dropped(self, learnt: _Learnt, why: str) -> _Learnt:
         return replace(learnt, state=self.depot.change(lambda state: state.failed(why)), note=learnt.with_note(why))
 
-    def _first_staged(
-        self, entries: Sequence[Entry], repository: Repository, facts: Facts, progress: Progress
-    ) -> Status:
+    def _first_staged(self, entries: Sequence[Entry], learnt: _Learnt, facts: Facts, progress: Progress) -> Status:
         """Stage the first of these that has not to wait for another day or another setting."""
         first, *further = entries
         try:
-            return self._staged(first, repository, facts, progress)
+            return self._staged(first, learnt, facts, progress)
         except UpdateError as error:
             if type(error) not in (UpdateError, UpdateUnfit) or not further:
                 raise
-        return self._first_staged(further, repository, facts, progress)
+        return self._first_staged(further, learnt, facts, progress)
 
-    def _staged(self, entry: Entry, repository: Repository, facts: Facts, progress: Progress) -> Status:
+    def _staged(self, entry: Entry, learnt: _Learnt, facts: Facts, progress: Progress) -> Status:
         version = version_of(entry)
         _log.info("candidate found", model=version.label, channel=self._means.channel)
         try:
-            why = Candidate(self.depot, self._means, progress).staged(entry, repository, facts)
+            found = Candidate(self.depot, self._means, progress).staged(entry, learnt.repository, facts)
+            why = learnt.with_note(found)
             self.depot.change(lambda state: state.ready(version, why))
         except UpdateRefused as error:
             reason, fit = str(error), not isinstance(error, UpdateUnfit)
@@ -264,9 +274,6 @@ class Updates:
             reason = str(error)
             self._note(lambda state: state.ended(version).failed(reason))
             _log.warning("update failed", model=version.label, why=reason)
-            raise
-        except KeyboardInterrupt:
-            self._note(lambda state: state.ended(version))
             raise
         _log.info("candidate ready", model=version.label, why=why)
         return self.status()
@@ -289,7 +296,13 @@ def status_of(state: State, facts: Facts) -> Status:
         before = board.ships(about)
         previous = slot.previous.label if slot.previous else before.manifest.label if before else ""
     candidate = state.candidate.label if state.candidate else ""
-    return Status(serving, previous, candidate, state.stage.value, state.reason)
+    return Status(serving, previous, candidate, state.stage.value, state.reason, len(state.bad))
+
+
+def _why_dropped(waiting: Version, name: str) -> str:
+    if name in ("", waiting.name):
+        return f"{waiting.label} was ready and is no longer what the channel offers this board"
+    return f"{name} was asked for by name and takes the place of {waiting.label}, which was ready"
 
 
 def to_leave(state: State, name: str = "") -> Version:
@@ -307,6 +320,8 @@ def to_leave(state: State, name: str = "") -> Version:
         return next(iter(updated.values()))
     if updated:
         labels = ", ".join(sorted(version.label for version in updated.values()))
+        if name:
+            raise UpdateRefused(f"{name} is not in service by an update; those that are: {labels}")
         raise UpdateRefused(f"updates put {labels} into service; say which is to be left (--leaving NAME@VERSION)")
     raise UpdateRefused("the models that ship serve; there is nothing to go back to")
 

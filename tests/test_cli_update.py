@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from edge_app.ota.depot import Depot
 from edge_app.ota.desk import Desk
 from edge_app.ota.disk import RealDisk
 from edge_app.ota.rehearsal_rule import Rehearsal
+from edge_app.ota.state import Stage
 from edge_app.stubs.parfocal.v1 import models_pb2
 from edge_app.updates import Status
 
@@ -260,3 +265,21 @@ def test_a_person_reads_it_line_by_line(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["serving", "previous", "candidate", "state"]
     assert lines[2].split()[1] == "spectral_20x@1.1.0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_update_that_somebody_ended_is_no_try_of_its_candidate(
+    run: Run, stick: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def ended(*_: object) -> Rehearsal:
+        os.kill(os.getpid(), number)
+        time.sleep(20.0)
+        raise AssertionError
+
+    short(monkeypatch, ended)
+    before = signal.getsignal(number)
+    with suppress(json.JSONDecodeError):  # who ended it wants no document
+        run("apply", *stick)
+    state = Depot(tmp_path / "state").state()
+    assert (state.stage, state.tries) == (Stage.STAGING, {})
+    assert signal.getsignal(number) is before

@@ -15,6 +15,7 @@ from blur_oracle import blur_model
 from conftest import PATIENCE_S, HeldClock, small_board
 from oracle import Oracle, manifest
 from power import PowerDisk
+from test_metrics import told
 from updating import NAME, Offering, bundle, executed, install, serving, silent, updates
 
 from edge_app.answer import Verdict
@@ -23,11 +24,13 @@ from edge_app.config import Settings
 from edge_app.controller import Controller
 from edge_app.errors import BundleCorrupt, Busy, JobStopped, RuntimeFailed, UpdateRefused
 from edge_app.job import Ending, Outcome
+from edge_app.metrics import Metrics
 from edge_app.model import Model, ModelSource, open_model
 from edge_app.ota import desk
 from edge_app.ota.desk import Desk
 from edge_app.ota.staging import Say
 from edge_app.ota.state import Stage
+from edge_app.ota.tally import Tally
 from edge_app.updates import Status
 from firmware.microscope import open_microscope
 
@@ -554,10 +557,7 @@ def test_leaving_that_failed_is_tried_again(rig: Rig) -> None:
 
 def test_what_was_counted_outlives_the_service(rig: Rig) -> None:
     rig.activate()
-    rig.depot.change(lambda state: state.begun())
-    rig.desk.watcher.read_again()
     count(rig, GOOD, 5)
-    assert rig.depot.state().starts == 0
     again = Desk(Settings(), rig.appliance, rig.updates)
     assert again.watcher.watched_jobs == 5
 
@@ -569,9 +569,89 @@ def test_a_record_of_jobs_that_is_damaged_counts_as_none(rig: Rig) -> None:
     assert Desk(Settings(), rig.appliance, rig.updates).watcher.watched_jobs == 0
 
 
+# The ends of a service that count against the watched model.
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service follows its record only when it is told to."""
+    monkeypatch.setattr("edge_app.ota.desk.FOLLOW_S", PATIENCE_S)
+
+
+def test_a_model_that_was_switched_to_counts_until_it_answers(rig: Rig) -> None:
+    rig.activate()
+    assert rig.depot.state().starts == 1
+    rig.appliance.measure().result(PATIENCE_S)
+    assert rig.depot.state().starts == 0
+
+
+def test_a_job_proves_the_model(rig: Rig) -> None:
+    rig.activate()
+    count(rig, GOOD, 1)
+    assert rig.depot.state().starts == 0
+
+
 def test_a_clean_end_proves_the_model(rig: Rig) -> None:
     rig.activate()
-    rig.depot.change(lambda state: state.begun())
-    rig.desk.watcher.read_again()
     rig.appliance.close()
     assert rig.depot.state().starts == 0
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_model_that_is_opened_to_follow_the_record_counts_from_its_opening(rig: Rig) -> None:
+    opening: list[int] = []
+    rig.hook = lambda: opening.append(rig.depot.state().starts)
+    rig.desk.attend()
+    rig.updates.activate()
+    rig.desk.follow()
+    assert (rig.open, opening, rig.depot.state().starts) == ("net@1.1.0", [1], 1)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_service_counts_once_however_often_it_opens_the_model(rig: Rig) -> None:
+    opened: list[Path] = []
+    rig.hook = lambda: opened.append(Path())
+    rig.activate()
+    rig.desk.attend()
+    rig.appliance.controller.models._open = {}
+    rig.appliance.run("look", lambda controller: controller.model_for("defocus").label).result.result(PATIENCE_S)
+    assert (len(opened), rig.depot.state().starts) == (2, 1)
+
+
+def test_neither_another_model_of_its_task_nor_the_end_of_a_service_that_never_opened_it_proves_the_model(
+    rig: Rig,
+) -> None:
+    watched = install(rig.depot, bundle("1.0.0", "other"), "1.0.0", "other")
+    rig.depot.change(lambda state: state.model_copy(update={"watched": watched, "starts": 2}))
+    rig.desk.attend()
+    rig.desk.watcher.read_again()
+    assert "infer" in rig.appliance.measure().result(PATIENCE_S).stage_ms
+    rig.appliance.close()
+    assert rig.depot.state().starts == 2
+
+
+def test_a_job_that_is_being_counted_while_its_model_is_to_be_watched_anew_is_not_counted_for_it(rig: Rig) -> None:
+    rig.activate()
+    count(rig, GOOD, 3)
+    rig.depot.change(lambda state: state.model_copy(update={"counted": False}))
+    anew = threading.Thread(target=rig.desk.watcher.read_again)
+
+    def while_counted(tally: Tally) -> Tally:
+        anew.start()
+        anew.join(0.3)
+        return tally.after(GOOD)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Tally, "after_failure", while_counted)
+        rig.appliance._unanswered = "defocus"
+        count(rig, RuntimeFailed("of the accelerator"), 1)
+    anew.join(PATIENCE_S)
+    assert rig.desk.watcher.watched_jobs == 0
+
+
+def test_a_version_that_was_left_is_counted_in_the_metrics(rig: Rig) -> None:
+    metrics = Metrics()
+    metrics.update_from(rig.desk.standing)
+    rig.activate()
+    asyncio.run(rig.desk.roll_back())
+    assert told(metrics)("parfocal_update_bad_versions") == 1

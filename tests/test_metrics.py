@@ -34,6 +34,7 @@ class Standing:
     candidate: str = ""
     state: str = "idle"
     watched_jobs: int = 0
+    bad_versions: int = 0
 
 
 @dataclass
@@ -222,14 +223,14 @@ def test_uptime_is_by_a_clock_that_nobody_sets(thermal: Path) -> None:
 
 @pytest.mark.parametrize("state", UPDATE_STATES)
 def test_the_state_of_updates_is_one_of_all_that_there_are(metrics: Metrics, state: str) -> None:
-    metrics.update_from(lambda: Standing(previous="spectral_20x@0.9.0", state=state, watched_jobs=7))
+    metrics.update_from(lambda: Standing(previous="spectral_20x@0.9.0", state=state, watched_jobs=7, bad_versions=2))
     said = told(metrics)
     states = [labels["state"] for labels in said.labels("parfocal_update_state")]
     assert [one for one in states if said("parfocal_update_state", state=one)] == [state]
     assert said.labels("parfocal_update_info") == [
         {"serving": "spectral_20x@1.0.0", "previous": "spectral_20x@0.9.0", "candidate": ""}
     ]
-    assert said("parfocal_update_watched_jobs") == 7
+    assert (said("parfocal_update_watched_jobs"), said("parfocal_update_bad_versions")) == (7, 2)
 
 
 def test_a_record_of_updates_that_cannot_be_read_is_a_state_of_its_own(metrics: Metrics) -> None:

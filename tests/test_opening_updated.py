@@ -13,7 +13,7 @@ from repository_simulator import NOW, Simulator
 from updating import bundle, install, repacked, version_of
 
 from edge_app.appliance import Appliance
-from edge_app.bundle import Manifest
+from edge_app.bundle import Manifest, ModelBundle
 from edge_app.config import Settings
 from edge_app.errors import RuntimeFailed
 from edge_app.opening import assemble
@@ -183,6 +183,45 @@ def test_a_start_that_does_not_open_the_model_that_is_watched_does_not_count(set
     watch(depot, "hh_net_20x")
     with open_board(settings):
         assert (depot.state().starts, depot.state().stage) == (0, Stage.WATCHED)
+
+
+def test_a_model_that_is_first_opened_after_the_start_counts_from_then_until_it_answers(
+    settings: Settings, depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "board.toml").write_text(small_board().replace("_px = 224", "_px = 448"))
+    watch(depot, "hh_net_20x")
+    opening: list[tuple[str, int]] = []
+
+    def opened(bundle: ModelBundle, *given: Any) -> Runtime:
+        opening.append((bundle.manifest.label, depot.state().starts))
+        return open_runtime(bundle, *given)
+
+    monkeypatch.setattr("edge_app.model.open_runtime", opened)
+    with open_board(settings) as appliance:
+        appliance.run("look", lambda controller: controller.model_for("quality").label).result.result(60.0)
+        assert opening == [("spectral_20x@1.0.0", 0), ("hh_net_20x@1.1.0", 1)]
+        assert appliance.measure().result(60.0).task == "defocus"
+        assert depot.state().starts == 1
+        assert appliance.measure(task="quality").result(60.0).task == "quality"
+        assert depot.state().starts == 0
+
+
+def test_a_later_opening_that_fails_with_an_error_does_not_count(
+    settings: Settings, depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch(depot, "hh_net_20x")
+    opening: list[int] = []
+
+    def failing(*_given: Any) -> Runtime:
+        opening.append(depot.state().starts)
+        raise RuntimeFailed("the accelerator is out of memory")
+
+    with open_board(settings) as appliance:
+        monkeypatch.setattr("edge_app.model.open_runtime", failing)
+        for _ in range(4):
+            assert isinstance(appliance.measure(task="quality").exception(60.0), RuntimeFailed)
+            assert (depot.state().starts, depot.state().stage) == (0, Stage.WATCHED)
+    assert opening == [1] * 4
 
 
 def test_the_watch_of_a_model_that_does_not_serve_any_more_is_over(settings: Settings, depot: Depot) -> None:

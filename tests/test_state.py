@@ -71,9 +71,45 @@ def test_a_failure_drops_the_candidate_and_may_be_tried_again() -> None:
     assert (state.stage, state.candidate, state.bad) == (Stage.FAILED, None, ())
 
 
-def test_a_failure_beside_a_watched_model_goes_back_to_watching_it() -> None:
-    state = watched().staging(OTHER).failed("the stick was pulled out")
+@pytest.mark.parametrize(
+    ("way", "bad"),
+    [
+        (lambda state: state.failed("no stack"), []),
+        (lambda state: state.unfit(OTHER, "no stack"), []),
+        (lambda state: state.refused(OTHER, "no stack"), [OTHER.label]),
+    ],
+)
+def test_what_becomes_of_a_candidate_beside_a_watched_model_goes_back_to_watching_it(
+    way: Callable[[State], State], bad: list[str]
+) -> None:
+    state = way(watched().staging(OTHER))
     assert (state.stage, state.about, state.watched, state.candidate) == (Stage.WATCHED, NAME, NEW, None)
+    assert (state.reason, [one.label for one in state.bad]) == ("no stack", bad)
+
+
+@pytest.mark.parametrize("way", [lambda state: state.failed("no stack"), lambda state: state.unfit(NEW, "no stack")])
+def test_the_bytes_of_what_was_put_off_stay_until_it_is_no_longer_offered(way: Callable[[State], State]) -> None:
+    state = way(SERVED.staging(NEW))
+    assert NEW.sha256 in state.looked([NEW.sha256, OTHER.sha256]).kept()
+    assert NEW.sha256 not in state.looked([OTHER.sha256]).kept()
+
+
+def test_the_bytes_of_what_was_put_off_stay_for_each_name_and_only_of_its_latest() -> None:
+    newer = version_of(bundle("1.2.0"), "1.2.0")
+    state = SERVED.staging(NEW).unfit(NEW, "no").staging(OTHER).unfit(OTHER, "no").staging(newer).unfit(newer, "no")
+    assert state.kept() == {OLD.sha256, OTHER.sha256, newer.sha256}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda state: state.refused(NEW, "worse"),
+        lambda state: state.ready(NEW, "fine").activated("it serves", "").rolled_back(NAME, "worse"),
+    ],
+)
+def test_the_bytes_of_what_was_put_off_and_turned_out_to_be_bad_go(way: Callable[[State], State]) -> None:
+    state = way(SERVED.staging(NEW).failed("no stack").staging(NEW))
+    assert state.kept() == {OLD.sha256}
 
 
 @pytest.mark.parametrize("way", [State.staging, lambda state, version: state.ready(version, "it focuses as well")])
@@ -85,6 +121,14 @@ def test_a_candidate_on_its_way_stays_whatever_becomes_of_the_watched_one(
         assert (after.stage, after.candidate, after.about) == (before.stage, OTHER, "other")
     assert before.settled("well").watched is None
     assert before.rolled_back(NAME, "worse").is_bad(NEW.label, "") == "worse"
+
+
+def test_what_was_left_beside_a_candidate_is_told_before_what_is_told_of_that() -> None:
+    left = watched().staging(OTHER).rolled_back(NAME, "it was worse")
+    assert left.reason == "it was worse; other@2.0.0 is being verified"
+    assert left.ready(OTHER, "it is as good").reason == "it was worse; it is as good"
+    later = watched().staging(OTHER).ready(OTHER, "it is as good").rolled_back(NAME, "it was worse")
+    assert (later.stage, later.reason) == (Stage.READY, "it was worse; it is as good")
 
 
 def test_tries_without_an_end_are_counted_by_version_until_one_has_an_end() -> None:

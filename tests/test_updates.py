@@ -22,6 +22,7 @@ from updating import (
     serving,
     silent,
     updates,
+    version_of,
 )
 
 from edge_app.errors import (
@@ -371,6 +372,19 @@ def test_a_look_that_failed_or_that_a_person_stopped_does_not_count_as_cut_off(
     assert updates(tmp_path, offering).stage("", silent).state == "ready"
 
 
+def test_a_person_who_stops_a_look_takes_no_crash_back(tmp_path: Path) -> None:
+    def stopped(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    offering, board = begin(tmp_path, rehearse=stopped)
+    for _ in range(2):
+        with pytest.raises(Crash):
+            updates(tmp_path, offering, open_model=crash).stage("", silent)
+        with pytest.raises(KeyboardInterrupt):
+            board.stage("", silent)
+    assert list(board.depot.state().tries.values()) == [2]
+
+
 def test_a_fetch_that_was_cut_off_does_not_count_against_the_candidate(tmp_path: Path) -> None:
     offering, board = begin(tmp_path)
     offering.cut = Crash()
@@ -411,6 +425,62 @@ def offer_both(tmp_path: Path, **changes: Any) -> tuple[Offering, Updates]:
     install(board.depot, bundle(OLD, "other"), OLD, "other")
     offering.offer(NEW, "other")
     return offering, board
+
+
+@pytest.mark.parametrize("name", ["other", "ohter"])
+def test_a_candidate_that_is_ready_stays_so_where_another_name_is_asked_for_that_is_not_to_be_had(
+    tmp_path: Path, name: str
+) -> None:
+    offering, board = offer_both(tmp_path)
+    board.stage(NAME, silent)
+    offering.entries = tuple(entry for entry in offering.entries if entry.name == NAME)
+    with pytest.raises(UpdateError, match=f"has no bundle '{name}'"):
+        board.stage(name, silent)
+    assert (board.status().state, board.status().candidate) == ("ready", "net@1.1.0")
+
+
+def test_whoever_asks_for_a_name_without_anything_newer_is_given_no_other_candidate_to_switch_to(
+    tmp_path: Path,
+) -> None:
+    offering, board = begin(tmp_path)
+    install(board.depot, bundle(NEW, "other"), NEW, "other")
+    offering.offer(NEW, "other")
+    board.stage(NAME, silent)
+    told = board.stage("other", silent)
+    assert (told.state, told.candidate) == ("idle", "")
+    assert told.reason.endswith("has nothing newer; net@1.1.0 is ready, and stays so")
+    assert (board.status().state, board.status().candidate) == ("ready", "net@1.1.0")
+
+
+def test_a_candidate_of_another_name_takes_the_place_of_one_that_waits_and_says_so(tmp_path: Path) -> None:
+    offering, board = offer_both(tmp_path)
+    board.stage(NAME, silent)
+    steps: list[str] = []
+    told = board.stage("other", lambda _done, _total, step: steps.append(step))
+    said = "other was asked for by name and takes the place of net@1.1.0, which was ready"
+    assert (told.state, told.candidate, told.reason.endswith(f"; {said}")) == ("ready", "other@1.1.0", True)
+    assert said in steps
+    assert board.stage(NAME, silent).candidate == "net@1.1.0"
+    assert offering.fetched == 2
+
+
+@pytest.mark.parametrize("kind", [UpdateUnfit, UpdateError, RuntimeFailed])
+def test_what_has_to_wait_is_fetched_once_and_kept_until_it_is_no_longer_offered(
+    tmp_path: Path, kind: type[Exception]
+) -> None:
+    def rehearse(*_: object) -> Any:
+        raise kind("no stack is recorded yet")
+
+    offering, board = begin(tmp_path, rehearse=rehearse)
+    path = board.depot.path_of(version_of(bundle(NEW), NEW))
+    for _ in range(3):
+        with pytest.raises(kind):
+            board.stage("", silent)
+        assert path.exists()
+    assert offering.fetched == 1
+    offering.entries = ()
+    board.check()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("kind", [UpdateUnfit, UpdateError])
@@ -485,12 +555,18 @@ def test_going_back_without_a_name_leaves_the_only_model_that_came_by_an_update(
 def test_going_back_without_a_name_asks_which_where_several_came_by_updates(tmp_path: Path) -> None:
     _, board = offer_both(tmp_path)
     board.depot.change(lambda state: state.told(Stage.REFUSED, "it is worse", "spectral_20x"))
-    for name in ("", "spectral_20x"):
-        with pytest.raises(UpdateRefused, match=r"net@1\.0\.0, other@1\.0\.0 into service; say which is to be left"):
-            board.roll_back(name)
+    with pytest.raises(UpdateRefused, match=r"net@1\.0\.0, other@1\.0\.0 into service; say which is to be left"):
+        board.roll_back()
     board.depot.change(lambda state: state.told(Stage.REFUSED, "it is worse", NAME))
     board.roll_back()
     assert set(board.depot.state().slots) == {"other"}
+
+
+def test_going_back_under_a_name_that_updates_did_not_bring_tells_those_that_they_did(tmp_path: Path) -> None:
+    _, board = offer_both(tmp_path)
+    said = r"spectral_20x is not in service by an update; those that are: net@1\.0\.0, other@1\.0\.0"
+    with pytest.raises(UpdateRefused, match=said):
+        board.roll_back("spectral_20x")
 
 
 def test_a_status_tells_of_the_model_that_is_watched_whatever_was_refused_since(tmp_path: Path) -> None:
@@ -499,8 +575,10 @@ def test_a_status_tells_of_the_model_that_is_watched_whatever_was_refused_since(
     before = board.status()
     with pytest.raises(UpdateRefused):
         updates(tmp_path, offering, rehearse=badly).stage(NAME, silent)
-    assert (board.status().serving, board.status().state) == (before.serving, "refused")
-    assert before.serving == "other@1.1.0"
+    after = board.status()
+    assert (after.serving, after.previous, after.state) == ("other@1.1.0", "other@1.0.0", "watched")
+    assert "net@1.1.0 was rehearsed on this board and refused" in after.reason
+    assert (before.bad_versions, after.bad_versions) == (0, 1)
     board.roll_back()
     assert serving(board.depot, "other") == bundle(OLD, "other")
 

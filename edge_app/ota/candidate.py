@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,9 +92,20 @@ class Candidate:
         if given_up:
             raise UpdateRefused(given_up)
         path = self._fetched(entry, repository)
+        with self._counted(version):
+            bundle = self._verified(path, entry, facts)
+            return self._rehearsed(path, bundle, facts)
+
+    @contextmanager
+    def _counted(self, version: Version) -> Iterator[None]:
+        """What ends the process in this block counts against the candidate; that somebody ended it does not."""
         self._depot.change(lambda state: state.tried(version))
-        bundle = self._verified(path, entry, facts)
-        return self._rehearsed(path, bundle, facts)
+        try:
+            yield
+        except KeyboardInterrupt:
+            with suppress(StateUnusable):
+                self._depot.change(lambda state: state.untried(version))
+            raise
 
     def _fetched(self, entry: Entry, repository: Repository) -> Path:
         """The bundle beside the old one, on the disk, and remembered as what is being staged."""

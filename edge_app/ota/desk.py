@@ -67,7 +67,7 @@ class Desk:
 
     def standing(self) -> Standing:
         """Where updating stands, from any thread."""
-        return Standing(**self.updates.status().as_json(), watched_jobs=self.watcher.watched_jobs)
+        return Standing(**vars(self.updates.status()), watched_jobs=self.watcher.watched_jobs)
 
     async def check(self) -> Status:
         """Ask the repository. Raises as `Updates.check`."""
@@ -103,8 +103,11 @@ class Desk:
         return await asyncio.to_thread(self._roll_back, serving)
 
     def attend(self) -> None:
-        """Count this start, and from now on look every now and then whether another process changed the record."""
-        self._count_start()
+        """Count this start, and later openings; look every now and then whether another process changed the record."""
+        self.watcher.begin()
+        models = self._appliance.controller.models
+        if models.source is not None:
+            models.resupply(replace(models.source, around=self.watcher.opening), ())
 
         def work() -> None:
             while not self._closing.wait(FOLLOW_S):
@@ -218,6 +221,7 @@ class Desk:
                 committed = True
             if self._taken(source, models, optics):
                 self.watcher.read_again()
+                self.watcher.begin()
                 return
         raise Busy("the objective was changed again and again meanwhile; the new model serves after the next start")
 
@@ -265,18 +269,6 @@ class Desk:
 
         self._leaving = threading.Thread(target=work, name="parfocal-rollback", daemon=True)
         self._leaving.start()
-
-    def _count_start(self) -> None:
-        """Let this start count until the watched model proves itself, if the start opened it."""
-        watched = self.updates.depot.state().watched
-        opened = {model.bundle.sha256 for model in self._appliance.controller.models.all()}
-        if watched is None or watched.sha256 not in opened:
-            return
-        try:
-            self.updates.depot.change(lambda state: state.begun() if state.watched == watched else state)
-        except StateUnusable as full:
-            _log.error("not remembered", why=str(full))
-        self.watcher.read_again()
 
 
 def to_begin_with(updates: Updates) -> State:

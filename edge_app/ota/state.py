@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 
 from pydantic import Field
@@ -56,10 +57,11 @@ class State(Strict):
     """All that a board remembers of its updates.
 
     `about` is the name that `stage` and `reason` are about. `watched` took the place of the bundle with the hash
-    `replaced`; `starts` counts how often the service began with it without finishing a job or coming to a clean end;
+    `replaced`; `starts` counts the services in a row that opened it and ended without an answer of it or a clean end;
     `counted` says whether its jobs are counted yet. `tries` counts by hash how often a candidate was opened and
-    rehearsed without an end of any kind. `latest` is the latest time at which the clock was known to be right, in ISO
-    8601; `seen` are the versions of the repository's roles that were believed, which may not sink again.
+    rehearsed without an end of any kind. `waiting` are the hashes by name of what was fetched and may be tried another
+    day. `latest` is the latest time at which the clock was known to be right, in ISO 8601; `seen` are the versions of
+    the repository's roles that were believed, which may not sink again.
     """
 
     format: int = Field(default=1, ge=1, le=1)
@@ -73,6 +75,7 @@ class State(Strict):
     starts: int = 0
     counted: bool = False
     tries: dict[Sha256, int] = Field(default_factory=dict)
+    waiting: dict[Name, Sha256] = Field(default_factory=dict)
     bad: tuple[Bad, ...] = ()
     latest: str = ""
     seen: dict[str, int] = Field(default_factory=dict)
@@ -83,13 +86,18 @@ class State(Strict):
 
     def staging(self, version: Version) -> State:
         """A candidate is being looked at."""
-        return self.told(Stage.STAGING, f"{version.label} is being verified", version.name).model_copy(
-            update={"candidate": version}
-        )
+        return self.told(Stage.STAGING, _verifying(version), version.name).model_copy(update={"candidate": version})
 
     def tried(self, version: Version) -> State:
         """A candidate is opened and rehearsed once more; whoever does that may not live to tell."""
         count = self.tries.get(version.sha256, 0) + 1
+        return self.model_copy(update={"tries": {**self.tries, version.sha256: count}})
+
+    def untried(self, version: Version) -> State:
+        """Somebody ended the look at a candidate; the tries before that count on."""
+        count = self.tries.get(version.sha256, 0) - 1
+        if count <= 0:
+            return self.ended(version)
         return self.model_copy(update={"tries": {**self.tries, version.sha256: count}})
 
     def ended(self, version: Version) -> State:
@@ -98,19 +106,20 @@ class State(Strict):
         return self.model_copy(update={"tries": tries})
 
     def ready(self, version: Version, why: str) -> State:
-        """A candidate passed."""
-        return self.ended(version).told(Stage.READY, why, version.name).model_copy(update={"candidate": version})
+        """A candidate passed; what was left meanwhile is still told."""
+        left = self.reason.removesuffix(_verifying(version)) if self.stage is Stage.STAGING else ""
+        changed = self.ended(version).told(Stage.READY, left + why, version.name)
+        return changed.model_copy(update={"candidate": version, "waiting": _without(version, changed.waiting)})
 
     def refused(self, version: Version, why: str) -> State:
-        """A candidate did not pass, and is not to be tried again."""
-        changed = self.ended(version).told(Stage.REFUSED, why, version.name)
-        return changed.model_copy(update={"candidate": None, "bad": self._bad_with(version, why)})
+        """A candidate did not pass, and is not to be tried again; a model that is watched is still watched."""
+        changed = self._put_off(Stage.REFUSED, why, version.name).ended(version)
+        known = {"waiting": _without(version, changed.waiting), "bad": self._bad_with(version, why)}
+        return changed.model_copy(update=known)
 
     def failed(self, why: str) -> State:
         """Nothing came of it, and it may be tried again; a model that is watched is still watched."""
-        if self.watched is not None:
-            return self.told(Stage.WATCHED, why, self.watched.name).model_copy(update={"candidate": None})
-        return self.told(Stage.FAILED, why).model_copy(update={"candidate": None})
+        return self._put_off(Stage.FAILED, why)
 
     def activated(self, why: str, replaced: str) -> State:
         """The candidate serves in place of the bundle of this hash, "" for none, and is watched."""
@@ -154,8 +163,7 @@ class State(Strict):
 
     def unfit(self, version: Version, why: str) -> State:
         """A candidate is not for this board as it is now; that may change, so it is not remembered against it."""
-        changed = self.ended(version).told(Stage.REFUSED, why, version.name)
-        return changed.model_copy(update={"candidate": None})
+        return self._put_off(Stage.REFUSED, why, version.name).ended(version)
 
     def forgiven(self, label: str) -> State:
         """A version may be tried again, because a person says so."""
@@ -163,9 +171,11 @@ class State(Strict):
         stage = Stage.IDLE if self.watched is None else Stage.WATCHED
         return self._told_beside(stage, f"{label} may be tried again").model_copy(update={"bad": kept})
 
-    def looked(self) -> State:
-        """The repository could be asked, and was believed: that it could not before is over."""
-        return self.told(Stage.IDLE, "") if self.stage is Stage.FAILED else self
+    def looked(self, offered: Collection[str]) -> State:
+        """The repository could be asked, and offers these hashes: that it could not before is over."""
+        changed = self.told(Stage.IDLE, "") if self.stage is Stage.FAILED else self
+        waiting = {name: sha256 for name, sha256 in self.waiting.items() if sha256 in offered}
+        return changed.model_copy(update={"waiting": waiting})
 
     def can_roll_back(self, name: str) -> bool:
         """Whether something other than the bundle that ships serves under a name."""
@@ -181,7 +191,10 @@ class State(Strict):
         """What served under a name before serves again, and what is left is not taken a second time."""
         left = self.slots[name].serving
         assert left is not None
-        changed = self._told_beside(Stage.ROLLED_BACK, why, name)
+        if self._has_candidate:
+            changed = self.told(self.stage, f"{why}; {self.reason}")
+        else:
+            changed = self.told(Stage.ROLLED_BACK, why, name)
         slots = dict(self.slots)
         slots[name] = Slot(serving=self.slots[name].previous, previous=None)
         if slots[name].serving is None:
@@ -205,12 +218,34 @@ class State(Strict):
         versions = [self.candidate, self.watched]
         for slot in self.slots.values():
             versions += [slot.serving, slot.previous]
-        return {version.sha256 for version in versions if version is not None}
+        return {version.sha256 for version in versions if version is not None} | set(self.waiting.values())
+
+    @property
+    def _has_candidate(self) -> bool:
+        """Whether a candidate is on its way: then that is still what there is to tell."""
+        return self.stage in (Stage.STAGING, Stage.READY)
 
     def _told_beside(self, stage: Stage, reason: str, about: str = "") -> State:
-        """As `told`, unless a candidate is on its way: then that is still what there is to tell."""
-        return self if self.stage in (Stage.STAGING, Stage.READY) else self.told(stage, reason, about)
+        """As `told`, unless a candidate is on its way."""
+        return self if self._has_candidate else self.told(stage, reason, about)
+
+    def _put_off(self, stage: Stage, reason: str, about: str = "") -> State:
+        """There is no candidate any more, and its bytes stay; while a model is watched, that is still the stage."""
+        if self.watched is not None:
+            stage, about = Stage.WATCHED, self.watched.name
+        waiting = dict(self.waiting)
+        if self.candidate is not None:
+            waiting[self.candidate.name] = self.candidate.sha256
+        return self.told(stage, reason, about).model_copy(update={"candidate": None, "waiting": waiting})
 
     def _bad_with(self, version: Version, why: str) -> tuple[Bad, ...]:
         kept = tuple(bad for bad in self.bad if bad.sha256 != version.sha256)
         return (*kept, Bad(label=version.label, sha256=version.sha256, why=why))
+
+
+def _without(version: Version, waiting: dict[str, str]) -> dict[str, str]:
+    return {name: sha256 for name, sha256 in waiting.items() if name != version.name}
+
+
+def _verifying(version: Version) -> str:
+    return f"{version.label} is being verified"
