@@ -78,10 +78,10 @@ def add(
 
     if role.upper() not in Role.__members__:
         raise typer.BadParameter(f"there is no role {role!r}; choose viewer, operator or admin.")
-    place = out or Path(f"parfocal-{name}")
+    place, folder = out or Path(f"parfocal-{name}"), _trust(trust, config)
+    folder.check_free(name, _now())
     if place.exists():
         raise typer.BadParameter(f"{place} is there already; name another folder with --out.")
-    folder = _trust(trust, config)
     owner = _asker()
     made = folder.add(
         name, Role[role.upper()], days, token, _now(), hand_over=lambda kit: kits.written(kit, place, owner)

@@ -9,9 +9,9 @@ from typing import Literal
 
 import grpc
 
-from edge_app.access.addresses import BOARD_NAME, TLS, is_here
+from edge_app.access.addresses import BOARD_NAME, TLS, is_address, is_here
 from edge_app.access.kit import Identity, credentials, read, why_not
-from edge_app.errors import NotIdentified, RemoteError, Unreachable
+from edge_app.errors import BadRequest, NotIdentified, RemoteError, Unreachable
 from edge_app.patches import RegionOfInterest
 from edge_app.statuses import error_of
 from edge_app.stubs.parfocal.v1 import focus_pb2 as looks
@@ -57,12 +57,14 @@ class Client:
         """Take an address; nothing is sent yet. `tls:HOST:PORT` is one that speaks TLS though it is this machine's.
 
         Raises:
+            BadRequest: It is no address.
             NotIdentified: It is another machine's, and there is no kit, or the kit has expired.
             BadSettings: The folder is no kit.
             TrustUnusable: Others may read its key.
         """
         self.address = address
         self._timeout_s = timeout_s
+        self._has_kit = identity is not None
         self._identity = _identity_for(address, identity)
         self._channel = _channel(address, self._identity)
         self._focus = FocusServiceStub(self._channel)
@@ -217,6 +219,8 @@ class Client:
             yield
         except grpc.RpcError as fault:
             error = error_of(fault, self.address)
+            if self._has_kit and self._identity is None and type(error) is Unreachable:
+                raise Unreachable(f"{error}; if it speaks TLS, ask {TLS}{self.address}") from None
             if self._identity is not None and type(error) is Unreachable:
                 why = why_not(self.address.removeprefix(TLS), self._identity)
                 raise (NotIdentified(why) if why else error) from None
@@ -224,6 +228,8 @@ class Client:
 
 
 def _identity_for(address: str, folder: Path | None) -> Identity | None:
+    if not is_address(address):
+        raise BadRequest(f"{address!r} is no address to ask; give HOST:PORT, tls:HOST:PORT or unix:PATH")
     if is_here(address):
         return None
     if folder is None:

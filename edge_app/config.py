@@ -151,14 +151,24 @@ def state_folder(machine: Path = Path("/var/lib/parfocal")) -> Path:
     return machine if machine.is_dir() else Path(home) / "parfocal"
 
 
+def is_host_port(address: str) -> bool:
+    """Whether this is HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and int(port) <= 65535
+
+
 def _address(listen: str) -> str:
     """One address, or several with commas between them."""
     return ",".join(_one_address(part.strip()) for part in listen.split(","))
 
 
 def _one_address(listen: str) -> str:
-    host, _, port = listen.rpartition(":")
-    if not listen.startswith("unix:") and not (host and port.isdigit() and int(port) <= 65535):
+    if listen.startswith("tls:"):
+        raise ValueError(
+            f"{listen!r} is how clients ask for TLS; to serve it listen on an address that other machines can reach, "
+            "0.0.0.0:50052 say"
+        )
+    if not listen.startswith("unix:") and not is_host_port(listen):
         raise ValueError(f"{listen!r} is not HOST:PORT with a port up to 65535, nor unix:PATH")
     return listen
 

@@ -98,7 +98,7 @@ def _map(client: Client, path: Path) -> None:
     wide_px = client.describe().camera.width_px
     if patches is not None:
         said = f"{reply.estimate.defocus_um:+.2f} ± {reply.estimate.sigma_um:.2f} µm"
-        title = f"One look at a tilted slide: {said}; in truth {truth.defocus_um:+.2f} µm at the centre"
+        title = f"One look at a tilted slide: {said}\nin truth {truth.defocus_um:+.2f} µm at the centre"
         defocus_map(from_png(reply.image_png), patches, wide_px, title, path)
 
 

@@ -13,6 +13,9 @@ from edge_app.doctor import Finding, why
 from edge_app.errors import AppError
 from edge_app.estimate import DefocusEstimate
 from edge_app.model import Model, ModelSource
+from edge_app.opening import folder_of
+from edge_app.ota.depot import Depot
+from edge_app.shelf import Shelf
 from firmware import plugins
 from firmware.errors import FirmwareError
 from firmware.frames import Frame
@@ -114,7 +117,9 @@ def _model(profile: BoardProfile, settings: Settings) -> Generator[Finding, None
     objective = profile.objective[0]
     optics = profile.frame_optics(objective)
     try:
-        model = ModelSource(settings.bundle, settings.runtime, settings.threads).model_for(
+        folder = folder_of(settings, profile)
+        shelf = Shelf() if folder is None else Depot(folder).shelf()
+        model = ModelSource(settings.bundle, settings.runtime, settings.threads, shelf=shelf).model_for(
             optics, task=task or DEFOCUS
         )
     except AppError as error:

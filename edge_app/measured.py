@@ -92,6 +92,8 @@ def stored(profile: BoardProfile, folder: Path) -> Measured | None:
         record = Measured.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise StateUnusable(f"{folder} is no folder, and the board keeps there what it remembers; name one") from error
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         why = explain(error) if isinstance(error, ValidationError) else str(error)
         raise StateUnusable(

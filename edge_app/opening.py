@@ -154,7 +154,7 @@ def check_names(settings: Settings) -> None:
     if settings.runtime:
         runtime.check_name(settings.runtime)
     if settings.bundle not in (NO_MODEL, selection.FACTORY):
-        folder = _folder(_profile(settings), settings)
+        folder = folder_of(settings, _profile(settings))
         (Shelf() if folder is None else Depot(folder).shelf()).find(settings.bundle)
 
 
@@ -202,10 +202,11 @@ class Opening:
 
 
 def _memory(profile: BoardProfile, settings: Settings) -> Memory:
-    return Memory(profile, _folder(profile, settings))
+    return Memory(profile, folder_of(settings, profile))
 
 
-def _folder(profile: BoardProfile, settings: Settings) -> Path | None:
+def folder_of(settings: Settings, profile: BoardProfile) -> Path | None:
+    """Where a board keeps what it remembers; None for a simulated one, unless it is told."""
     if settings.state is None and profile.simulation is None:
         return state_folder()
     return settings.state

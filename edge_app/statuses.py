@@ -109,9 +109,11 @@ def error_of(fault: grpc.RpcError, address: str) -> Exception:
         if detail.Unpack(info) and info.domain == DOMAIN:
             return error_named(info.reason, message)
     if code is _Code.UNAVAILABLE:
-        listen = address.removeprefix(TLS)
+        where = address.removeprefix(TLS)
+        if where != address:
+            return app.Unreachable(f"nothing answers at {where}; check the address, and the tunnel if it is one")
         return app.Unreachable(
-            f"nothing answers at {listen}; start it with `parfocal serve --listen {listen}`, or check the address"
+            f"nothing answers at {address}; start it with `parfocal serve --listen {address}`, or check the address"
         )
     if code is _Code.RESOURCE_EXHAUSTED and message.startswith(_FULL):
         return app.Busy(f"{address} has as many calls under way as it takes; ask again in a moment")

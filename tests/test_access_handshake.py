@@ -26,7 +26,7 @@ from edge_app.access.pair import Pair
 from edge_app.access.roles import Role
 from edge_app.access.trust import Trust
 from edge_app.client import Client
-from edge_app.errors import NotIdentified, TooOften, Unreachable
+from edge_app.errors import BadRequest, NotIdentified, TooOften, Unreachable
 from edge_app.stubs.parfocal.v1 import focus_pb2
 from edge_app.stubs.parfocal.v1.focus_pb2_grpc import FocusServiceStub
 
@@ -194,10 +194,21 @@ def test_a_boards_certificate_that_has_expired_says_how_to_renew_it(bench: Bench
 
 def test_where_nothing_answers_the_client_says_that_and_not_more(board: Keyed, free_address: str) -> None:
     kit = board.kit("anna", Role.VIEWER)
-    for address in (free_address.replace("127.0.0.1", "0.0.0.0"), f"tls:{free_address}"):
-        listen = address.removeprefix("tls:")
-        with Client(address, WAIT_S, kit) as client, pytest.raises(Unreachable, match=f"at {listen}; .* {listen}`"):
+    far = free_address.replace("127.0.0.1", "0.0.0.0")
+    said = {
+        far: f"nothing answers at {far}; start it with `parfocal serve --listen {far}`",
+        f"tls:{free_address}": f"nothing answers at {free_address}; check the address, and the tunnel",
+        free_address: f"if it speaks TLS, ask tls:{free_address}$",
+    }
+    for address, sentence in said.items():
+        with Client(address, WAIT_S, kit) as client, pytest.raises(Unreachable, match=sentence):
             client.describe()
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "127.0.0.1:5x", ":5", "unix:", "a:70000", ""])
+def test_what_is_no_address_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(BadRequest, match="is no address to ask; give HOST:PORT"):
+        Client(address)
 
 
 @pytest.fixture

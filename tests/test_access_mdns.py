@@ -54,7 +54,7 @@ async def test_a_board_that_tells_of_itself_is_found() -> None:
     async with told(NOTICE):
         (board,) = [each for each in await look(LOOK_S, "a" * 64, HERE) if each.authority == NOTICE.authority]
     assert (board.board, board.version, board.certificate) == ("bench", "0.1.0", "c" * 64)
-    assert board.addresses == ("127.0.0.1:50052",)
+    assert "127.0.0.1:50052" in board.addresses  # the machine may tell other addresses of its name
     assert board.fits
 
 

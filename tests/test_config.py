@@ -74,6 +74,11 @@ def test_settings_cannot_be_changed_and_travel_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings == Settings(seed=4)
 
 
+def test_a_way_to_ask_is_no_address_to_listen_on() -> None:
+    with pytest.raises(BadSettings, match=r"tls:127\.0\.0\.1:2' is how clients ask for TLS; to serve it listen on"):
+        read_settings(listen="127.0.0.1:1,tls:127.0.0.1:2")
+
+
 @pytest.mark.parametrize("listen", ["foo", "0.0.0.0:99999", "localhost:", ":50051", "host:http"])
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     with pytest.raises(BadSettings, match="HOST:PORT"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from examination import at_the_stage, examined, failed, swept
 from physical_stage import a_stage, board
+from updating import install, repacked
 
+from edge_app.ota.depot import Depot
 from firmware import plugins
 from firmware.camera import Camera, Exposure
 from firmware.clock import Clock
@@ -136,6 +139,13 @@ def test_a_model_is_asked_about_the_frame() -> None:
     found = at_the_stage(a_stage(), bundle="factory")
     assert found["model", "verdict"].ok
     assert "judged in" in found["model", "verdict"].detail
+
+
+def test_the_model_that_updates_put_into_service_is_the_one_that_is_examined(tmp_path: Path) -> None:
+    ships = at_the_stage(a_stage(), bundle="factory")
+    name = next(name for what, name in ships if what == "model" and "@" in name).partition("@")[0]
+    install(Depot(tmp_path), repacked("1.9.0", name), "1.9.0", name)
+    assert ("model", f"{name}@1.9.0") in at_the_stage(a_stage(), bundle="factory", state=tmp_path)
 
 
 def test_a_black_frame_gets_its_verdict(studio: Callable[..., None]) -> None:

@@ -79,9 +79,21 @@ def test_a_promoted_candidate_has_the_same_bytes(shop: Path) -> None:
     assert entry_labels(shop, "candidate", 1) == ["small@1.0.0"]
 
 
+def test_a_channel_that_still_offers_what_was_withdrawn_is_named(shop: Path) -> None:
+    at(shop, 1).promote("small", "1.0.0")
+    done = at(shop, 1).withdraw("small", "1.0.0")
+    assert done.did == (
+        "candidate offers small@1.0.0 no longer; stable still offers it: withdraw it there with --channel stable"
+    )
+
+
+def test_a_hold_says_that_boards_have_to_hear_of_it(shop: Path) -> None:
+    assert at(shop, 1).hold("stable").next.startswith("bring it to where boards fetch it")
+
+
 def test_a_withdrawn_bundle_is_offered_no_longer_and_can_still_be_fetched_by_who_was_at_it(shop: Path) -> None:
     before = set((shop / "models/targets/candidate").iterdir())
-    at(shop, 1).withdraw("small", "1.0.0")
+    assert "still" not in at(shop, 1).withdraw("small", "1.0.0").did
     assert entry_labels(shop, days=1) == []
     assert before <= set((shop / "models/targets/candidate").iterdir())
 

@@ -328,6 +328,13 @@ def test_a_full_disk_leaves_the_list_as_it_was(trust: Trust, monkeypatch: pytest
     assert [path.name for path in trust.folder.iterdir() if path.name.startswith(".")] == [private.LOCK]
 
 
+def test_a_damaged_kit_names_the_file(trust: Trust, tmp_path: Path) -> None:
+    _given(trust, tmp_path / "kit")
+    (tmp_path / "kit" / kits.CERTIFICATE).write_bytes(b"-----BEGIN CERT")
+    with pytest.raises(BadSettings, match=r"kit/client\.pem is damaged.*ask whoever keeps"):
+        kits.read(tmp_path / "kit")
+
+
 def test_a_folder_that_is_no_kit_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="is no client's kit"):
         kits.read(tmp_path)

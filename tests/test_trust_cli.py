@@ -152,15 +152,17 @@ def test_a_machine_whose_name_no_certificate_can_have_gets_keys_without_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("add", "bob", "--role", "viewer"), "there is a client bob already; revoke it first"),
         (("add", "anna", "--role", "king"), "there is no role 'king'"),
         (("add", "anna", "--role", "viewer", "--out", "."), "is there already"),
         (("add", "../anna", "--role", "viewer"), "cannot be a client's name"),
-        (("revoke", "anna"), "there is no client anna to revoke; there are: none"),
+        (("revoke", "anna"), "there is no client anna to revoke; there are: bob"),
         (("init",), "has keys already"),
     ],
 )
 def test_what_cannot_be_is_one_clear_sentence(run: Run, arguments: tuple[str, ...], message: str) -> None:
     run("trust", "init")
+    run("trust", "add", "bob", "--role", "viewer")
     code, said = run("trust", *arguments)
     assert code in (1, 2)
     assert message in said["error"]["message"]

@@ -7,6 +7,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from edge_app.config import is_host_port
+
 BOARD_NAME = "board.parfocal"
 """The name in every board's certificate, which clients check: boards move between networks and addresses."""
 _UNIX = "unix:"
@@ -14,6 +16,13 @@ _UNIX = "unix:"
 
 TLS = "tls:"
 """Before HOST:PORT: it speaks TLS, though it may be this machine's; the end of a tunnel, say."""
+
+
+def is_address(address: str) -> bool:
+    """Whether this is HOST:PORT, tls:HOST:PORT or unix:PATH."""
+    if address.startswith(_UNIX):
+        return len(address) > len(_UNIX)
+    return is_host_port(address.removeprefix(TLS))
 
 
 def is_here(address: str) -> bool:

@@ -110,7 +110,10 @@ def read(folder: Path) -> Identity:
         raise BadSettings(
             f"{folder} is no client's kit: {error}; name the folder that `parfocal trust add` made with --identity"
         ) from error
-    end = certificates.ends(certificate)
+    try:
+        end = certificates.ends(certificate)
+    except TrustUnusable as error:
+        raise BadSettings(f"{folder / CERTIFICATE} is damaged: it is no certificate in PEM; {_ASK}") from error
     if end <= datetime.now(timezone.utc):
         raise NotIdentified(f"the certificate in {folder} expired on {end:%Y-%m-%d}; {_ASK}")
     return Identity(folder, authority, private.secret(folder / KEY), certificate)

@@ -168,13 +168,23 @@ class Trust:
         if not 0 < days <= LONGEST_DAYS:
             raise BadRequest(f"--days is {days:g}; give more than 0 and at most {LONGEST_DAYS}")
         with self._locked():
-            known = clients.read(self.list)
-            if any(client.name == name and not client.trouble(now) for client in known):
-                raise BadRequest(f"there is a client {name} already; revoke it first, or choose another name")
+            known = self.check_free(name, now)
             kit = _kit(self._signs(now), name, role, days, by_token, now)
             with hand_over(kit):
                 self._put_list((*known, kit.client))
         return kit
+
+    def check_free(self, name: str, now: datetime) -> Sequence[Client]:
+        """See that a client may be called this; gives those that are known.
+
+        Raises:
+            BadRequest: One that is let in is called so.
+            TrustUnusable: The list cannot be read.
+        """
+        known = clients.read(self.list)
+        if any(client.name == name and not client.trouble(now) for client in known):
+            raise BadRequest(f"there is a client {name} already; revoke it first, or choose another name")
+        return known
 
     def revoke(self, name: str, now: datetime) -> list[Client]:
         """Turn a client away from now on; gives what was revoked.

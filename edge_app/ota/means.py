@@ -20,7 +20,10 @@ from edge_app.runtime import prepare
 from edge_app.updates import Updates
 from firmware.profile import BoardProfile, load_profile
 
-_NO_SOURCE = "this board has no repository; name one in the configuration (update_from), or give --from FOLDER-OR-URL"
+_NO_SOURCE = (
+    "this board has no repository; name one in its configuration (update_from), or run this on the board with --from "
+    "FOLDER-OR-URL"
+)
 
 
 def updates_of(settings: Settings) -> Updates:

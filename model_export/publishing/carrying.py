@@ -34,8 +34,8 @@ def copy(repo: Path, edition: Edition, into: Path, disk: Disk) -> int:
             count += _put_new(into / name, data, disk)
         except OSError as error:
             raise PublishError(
-                f"cannot write {into / name}: {error.strerror}; what was there before still serves; make room, then "
-                f"copy again"
+                f"cannot write {into / name}: {error.strerror}; what was there before still serves; make room, "
+                "or see who may write there, then copy again"
             ) from error
     return count
 

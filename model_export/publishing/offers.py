@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -129,6 +129,11 @@ def bytes_of(repo: Path, edition: Edition, channel: str, entry: Entry) -> bytes:
         PublishError: Its file is missing or not what was signed.
     """
     return target_bytes(repo, edition.channels[channel].signed.targets[bundle_target(channel, entry)])
+
+
+def channels_of(catalogues: Mapping[str, Catalogue], entry: Entry) -> list[str]:
+    """The channels that offer a bundle."""
+    return [name for name, catalogue in catalogues.items() if any(e.sha256 == entry.sha256 for e in catalogue.bundles)]
 
 
 def _part(share: float) -> float:

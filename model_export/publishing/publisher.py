@@ -141,8 +141,10 @@ class Publisher:
             catalogue = draft.next.catalogues[_channel(channel)]
             entry = offers.find(catalogue, name, version)
             draft.offer(offers.without(catalogue, entry))
-            after = "boards that took it keep it: `parfocal update rollback` there, or publish a better one"
-            return self._desk.publish(draft, f"{channel} offers {entry.label} no longer", after)
+            after = f"{_BRING}; boards that took it keep it: `parfocal update rollback` there, or publish a better one"
+            others = [other for other in offers.channels_of(draft.next.catalogues, entry) if other != channel]
+            still = "".join(f"; {other} still offers it: withdraw it there with --channel {other}" for other in others)
+            return self._desk.publish(draft, f"{channel} offers {entry.label} no longer{still}", after)
 
     def refresh(self, days: int | None = None) -> Done:
         """Sign snapshot and timestamp for another while; needs only their two keys.
@@ -233,7 +235,7 @@ class Publisher:
         with self._desk.changing() as draft:
             catalogue = draft.next.catalogues[_channel(channel)]
             draft.offer(catalogue.model_copy(update={"hold": held}))
-            did = "is held: no board takes anything of it by itself" if held else "is released"
+            did = "is held: no board takes anything of it by itself, once it hears of it" if held else "is released"
             return self._desk.publish(draft, f"{channel} {did}", _hint(held, channel))
 
     def _renew(self, roles: Sequence[str], days: int | None) -> Done:
@@ -273,10 +275,11 @@ def _roles_with(edition: Edition, keyid: str) -> list[tuple[str, str]]:
     return found
 
 
+_BRING = "bring it to where boards fetch it, if that is not this folder"
+
+
 def _hint(held: bool, channel: str) -> str:
-    if held:
-        return f"{channel} is held: boards take nothing of it until `release`"
-    return "bring it to where boards fetch it, if that is not this folder"
+    return f"{_BRING}; {channel} is held: then boards take nothing of it until `release`" if held else _BRING
 
 
 def _check_days(days: Mapping[str, int]) -> None:

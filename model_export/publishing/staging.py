@@ -86,7 +86,8 @@ class Staging:
                 raise self._halfway(error) from error
             shutil.rmtree(self._folder, ignore_errors=True)
             raise PublishError(
-                f"cannot write to {self._repo}: {error.strerror}; nothing was published; make room, then run it again"
+                f"cannot write to {self._repo}: {error.strerror}; nothing was published; make room, or see who "
+                "may write there, then run it again"
             ) from error
         try:
             self._move(list(files))
