@@ -93,7 +93,9 @@ def stored(profile: BoardProfile, folder: Path) -> Measured | None:
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
-        raise StateUnusable(f"{folder} is no folder, and the board keeps there what it remembers; name one") from error
+        raise StateUnusable(
+            f"{folder} is no folder, which a board needs to remember; name one with --state"
+        ) from error
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         why = explain(error) if isinstance(error, ValidationError) else str(error)
         raise StateUnusable(

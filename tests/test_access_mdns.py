@@ -73,23 +73,6 @@ def test_what_a_stranger_tells_cannot_drive_a_terminal() -> None:
     assert finding._found(_info(replace(NOTICE, board="\x1b[31mbench\a")), None).board == "?[31mbench?"
 
 
-async def test_a_network_that_cannot_be_told_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    def fail() -> Notice:
-        nonlocal tries
-        tries += 1
-        raise OSError("no network")
-
-    monkeypatch.setattr(announcing, "LOOK_S", 0.0)
-    keeping = asyncio.create_task(Announcer(fail, HERE).keep())
-    while tries < 3:
-        await asyncio.sleep(0)
-    keeping.cancel()
-    with suppress(asyncio.CancelledError):
-        await keeping
-
-
 def test_what_was_found_is_told_to_people_and_programs() -> None:
     found = [Found("parfocal on a", "bench", "1", ("192.0.2.1:50052",), "c" * 64, "a" * 64, fits=False)]
     assert "not your kit's board" in lines(found)
@@ -130,15 +113,16 @@ async def test_a_board_with_a_name_that_is_too_long_to_be_told_is_told_by_its_be
     assert board.board == "\u00fc" * 100
 
 
-async def test_whatever_is_in_the_way_of_telling_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [OSError("no network"), ValueError("bytes must be in range(0, 256)")])
+async def test_whatever_is_in_the_way_of_telling_is_said_once_and_telling_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     tries = 0
 
     def fail() -> Notice:
         nonlocal tries
         tries += 1
-        raise ValueError("bytes must be in range(0, 256)")
+        raise error
 
     monkeypatch.setattr(announcing, "LOOK_S", 0.0)
     keeping = asyncio.create_task(Announcer(fail, HERE).keep())

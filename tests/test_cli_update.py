@@ -283,3 +283,10 @@ def test_an_update_that_somebody_ended_is_no_try_of_its_candidate(
     state = Depot(tmp_path / "state").state()
     assert (state.stage, state.tries) == (Stage.STAGING, {})
     assert signal.getsignal(number) is before
+
+
+def test_a_state_that_is_a_file_is_said_to_be_no_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, document = run("status", "--state", str(tmp_path / "file"))
+    assert (code, document["error"]["kind"]) == (1, "StateUnusable")
+    assert "file is no folder" in document["error"]["message"]

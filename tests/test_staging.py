@@ -71,12 +71,13 @@ def test_a_process_that_is_no_longer_wanted_is_asked_to_end_and_killed_where_it_
     asyncio.run(cut_off(deaf))
 
 
-def test_a_worker_that_is_told_to_end_ends_as_by_ctrl_c() -> None:
+def _worker(does: str) -> subprocess.CompletedProcess[str]:
+    """A worker that does this in place of opening a board's updates."""
     program = (
-        "import os, signal; from edge_app.ota import worker;"
-        "worker.updates_of = lambda _: os.kill(os.getpid(), signal.SIGTERM); raise SystemExit(worker.main())"
+        f"import os, signal; from edge_app.ota import worker; worker.updates_of = lambda _: {does};"
+        "raise SystemExit(worker.main())"
     )
-    ran = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", program],
         input='{"name": "", "settings": {}}',
         capture_output=True,
@@ -84,21 +85,14 @@ def test_a_worker_that_is_told_to_end_ends_as_by_ctrl_c() -> None:
         check=False,
         cwd=Path(__file__).parent.parent,
     )
+
+
+def test_a_worker_that_is_told_to_end_ends_as_by_ctrl_c() -> None:
+    ran = _worker("os.kill(os.getpid(), signal.SIGTERM)")
     assert (ran.returncode, ran.stdout) == (130, "")
 
 
 def test_what_a_runtime_prints_there_is_not_taken_for_what_is_told() -> None:
-    program = (
-        "import os; from edge_app.ota import worker; worker.updates_of = lambda _: os.system('echo printed') and None;"
-        "worker.main()"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        input='{"name": "", "settings": {}}',
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-    )
+    ran = _worker("os.system('echo printed') and None")
     assert ran.stdout == ""
     assert "printed" in ran.stderr
