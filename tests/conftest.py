@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -175,3 +176,13 @@ def channel(address: str) -> Iterator[grpc.Channel]:
     """A bare channel to the served bench, for what the client would not send."""
     with grpc.insecure_channel(address) as opened:
         yield opened
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give the process its signal handlers back."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)

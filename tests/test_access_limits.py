@@ -223,15 +223,6 @@ def test_a_request_of_more_fields_than_any_has_is_refused(channel: grpc.Channel)
 # A service that cannot listen as it is told.
 
 
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Give back the signal handlers that a service takes."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 async def test_a_service_without_keys_says_so_on_this_machine_and_serves_once_it_has_them(
     signals: None, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ import signal
 import socket
 import threading
 import weakref
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,16 +47,6 @@ from firmware.errors import FirmwareError
 from firmware.profile import BOARDS
 
 heard = pytest.fixture(listening)
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Give the process its signal handlers back."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 # Boards that come and go.

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -248,16 +247,6 @@ def test_a_board_without_updates_has_no_state_of_them(metrics: Metrics) -> None:
 
 
 # Beside a service.
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Give the process its signal handlers back."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture
